@@ -1,0 +1,55 @@
+"""The conf of a whole run, as the trigger form, the REST API and the daily DAG give it."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from lora_factory.contracts.base import Contract
+from lora_factory.contracts.records import Domain
+from lora_factory.contracts.specs import Name, Topic
+
+STAGES = ("crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy")
+StageName = Literal["crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy"]
+MAX_ATTEMPTS = 3
+MORE_EPOCHS = 2  # article, section 5.1: run(epochs=epochs+2)
+
+
+class RunConf(Contract):
+    """Everything a person may choose about a run."""
+
+    topics: tuple[Topic, ...] = Field(min_length=1, max_length=20)
+    seeds: tuple[str, ...] = ()
+    source: Literal["web", "folder"] = "web"
+    folder: str = ""
+    max_pages: int = Field(1000, ge=1, le=1_000_000)
+    max_images: int = Field(2000, ge=1, le=1_000_000)
+    languages: tuple[str, ...] = ("en",)
+    allow_unknown_licence: bool = False
+    profile: str = Field("embedded", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    domain: Domain = "art"
+    base: str | None = None
+    trigger: Name | None = None
+    name: Name | None = Field(None, description="Adapter name; None: from the first topic")
+    epochs: int = Field(10, ge=1, le=1000)
+    threshold: float = Field(0.85, ge=0, le=1)
+    attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
+    start_from: str | None = Field(None, description="Manifest URI of an artifact to start from")
+    stop_after: StageName | None = None
+    target: Literal["local"] = "local"
+    parent: str | None = Field(None, description="Manifest URI of a LoRA to go on from")
+    as_of: date | None = Field(None, description="Crawl date; None: the run's date")
+    force: bool = False
+    approve_plan: bool = Field(default=False, description="Wait for a person before training")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.start_from is None and self.source == "web" and not self.seeds:
+            msg = "source=web needs at least one URL in seeds"
+            raise ValueError(msg)
+        if self.start_from is None and self.source == "folder" and not self.folder:
+            msg = "source=folder needs the name of a folder the deployment offers, in folder"
+            raise ValueError(msg)
+        return self

@@ -1,0 +1,76 @@
+"""The deployment's configuration: what an operator decides, and a run's conf never can.
+
+Read once from the environment (``LORA_FACTORY_*``); secrets come the same way and are
+never written anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+
+from lora_factory.contracts.base import Contract
+from lora_factory.errors import ConfigurationError
+
+PREFIX = "LORA_FACTORY_"
+
+
+class Settings(Contract):
+    """One field for each ``LORA_FACTORY_<NAME>`` variable.
+
+    Lists are comma-separated; ``folders`` is ``name=path,name=path``.
+    """
+
+    store: str = Field("", description="Artifact store URL: file:///…, s3://bucket/prefix, …")
+    catalog: SecretStr = Field(SecretStr(""), description="Catalog DSN (postgresql://…)")
+    scratch: Path = Field(Path("~/.cache/lora_factory"), description="Local working folder")
+    profiles: Path | None = Field(None, description="Folder with further profile TOML files")
+    crawl_hosts: tuple[str, ...] = Field(
+        (), description="host or host:port the crawler may reach; nothing else is reachable"
+    )
+    folders: dict[str, Path] = Field(
+        default_factory=dict, description="Name → folder that source=folder may read"
+    )
+    user_agent: str = Field(
+        "LoRAFactoryBot/0.1 (+https://github.com/lora-factory/lora-factory)",
+        description="Sent with every request; put a contact address in it",
+    )
+    serve_url: str = Field("", description="Base URL of the serving app that `local` deploys to")
+    serve_token: SecretStr = Field(SecretStr(""), description="Admin key of the serving app")
+    min_images: int = Field(8, ge=4, description="Fewest images a dataset may have")
+    threads: int = Field(0, ge=0, description="CPU threads a stage may use; 0 = all cores")
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read ``LORA_FACTORY_*``.
+
+        Raises:
+            ConfigurationError: a variable has an unusable value; names it, not its value.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for name in cls.model_fields:
+            text = environ.get(PREFIX + name.upper(), "")
+            if not text:
+                continue
+            if name == "folders":
+                values[name] = dict(pair.split("=", 1) for pair in _split(text) if "=" in pair)
+            elif name == "crawl_hosts":
+                values[name] = _split(text)
+            else:
+                values[name] = text
+        try:
+            return cls.model_validate(values)
+        except ValidationError as err:
+            first = err.errors(include_input=False, include_url=False)[0]
+            field = PREFIX + str(first["loc"][0]).upper()
+            msg = f"environment variable {field}: {first['msg']}; correct it and restart"
+            raise ConfigurationError(msg) from None
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

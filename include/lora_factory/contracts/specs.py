@@ -1,0 +1,126 @@
+"""One Spec a stage: everything that decides its result. Defaults are the article's."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from lora_factory.contracts.base import StageSpec
+from lora_factory.contracts.records import Domain
+
+Topic = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=80, pattern=r"^[^\x00-\x1f<>{}]+$"
+    ),
+]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class CrawlSpec(StageSpec):
+    """topics → raw. ``as_of`` makes tomorrow's crawl a new artifact and a retry's the same."""
+
+    topics: tuple[Topic, ...] = Field(min_length=1, max_length=20)
+    source: Literal["web", "folder"] = "web"
+    seeds: tuple[str, ...] = Field((), description="URLs the web source starts from")
+    folder: str = Field("", description="Name of a folder the deployment offers (source=folder)")
+    as_of: date
+    max_pages: int = Field(1000, ge=1, le=1_000_000)
+    max_images: int = Field(2000, ge=1, le=1_000_000)
+    languages: tuple[str, ...] = Field(("en",), description="ISO 639-1 codes of pages to keep")
+    min_entropy: float = Field(
+        5.0, ge=0, description="Shannon entropy of a page's words, bits (article: > 5.0)"
+    )
+    max_ad_ratio: float = Field(0.1, ge=0, le=1, description="Ad elements per word")
+    min_relevance: float = Field(0.2, ge=-1, le=1, description="Topic score a page needs")
+    licences: tuple[str, ...] = Field(
+        ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "PDDL-1.0", "MIT", "Apache-2.0", "own"),
+        description="Licences images may have",
+    )
+    allow_unknown_licence: bool = False
+
+
+class SanitizeSpec(StageSpec):
+    """raw → clean."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("raw", "advice", "previous")
+
+    raw: str
+    advice: str | None = Field(None, description="Evaluation whose advice a next attempt follows")
+    previous: str | None = Field(None, description="Dataset of the parent LoRA (incremental)")
+    min_side: int = Field(32, ge=1, description="Shorter side, pixels")
+    max_aspect: float = Field(3.0, ge=1)
+    text_similarity: float = Field(
+        0.85, ge=0, le=1, description="Text embeddings this close are duplicates (article)"
+    )
+    image_similarity: float = Field(
+        0.97, ge=0, le=1, description="Image embeddings this close are duplicates"
+    )
+    min_alignment: float | None = Field(
+        None, description="Absolute floor on image–text cosine; None: by percentile only"
+    )
+    alignment_percentile: float = Field(2.0, ge=0, le=50, description="Worst share dropped, %")
+
+
+class LabelSpec(StageSpec):
+    """clean → dataset."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("clean", "advice")
+
+    clean: str
+    advice: str | None = None
+    topics: tuple[Topic, ...] = Field(min_length=1, max_length=20)
+    domain: Domain = "art"
+    trigger: Name | None = Field(None, description="None: made unique by the stage")
+    validation_share: float = Field(0.15, gt=0, lt=0.5)
+    seed: int = 0
+
+
+class TuneSpec(StageSpec):
+    """dataset → plan."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("dataset", "advice")
+
+    dataset: str
+    advice: str | None = None
+    base: str | None = Field(None, description="Name of a base in the profile; None: by domain")
+    epochs: int = Field(10, ge=1, le=1000, description="Article: 10, and 2 more each attempt")
+    max_minutes: float = Field(600.0, gt=0, description="Training time the plan may use")
+    seed: int = 0
+
+
+class TrainSpec(StageSpec):
+    """dataset + plan → lora."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("dataset", "plan", "parent")
+
+    dataset: str
+    plan: str
+    parent: str | None = Field(None, description="LoRA to go on from (incremental)")
+
+
+class EvaluateSpec(StageSpec):
+    """lora + dataset → evaluation."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("lora", "dataset")
+
+    lora: str
+    dataset: str
+    threshold: float = Field(0.85, ge=0, le=1, description="Overall score a pass needs (article)")
+    prompts: int = Field(24, ge=4, le=1000, description="Prompts; one image pair each")
+    steps: int = Field(20, ge=1, le=200, description="Denoising steps")
+    guidance: float = Field(4.0, ge=1, le=30)
+    seed: int = 1234
+
+
+class DeploySpec(StageSpec):
+    """lora + evaluation → release."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("lora", "evaluation")
+
+    lora: str
+    evaluation: str
+    target: Literal["local"] = "local"
+    name: Name = Field(description="Adapter name users ask for")

@@ -1,0 +1,64 @@
+"""What a stage is to the runner, and what the runner is to a stage."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lora_factory.contracts.base import StageReport, StageSpec
+from lora_factory.contracts.manifest import Kind, Manifest
+from lora_factory.contracts.settings import Settings
+from lora_factory.errors import Interrupted
+
+
+@dataclass(frozen=True)
+class LocalArtifact:
+    """A committed artifact whose files were verified and lie in a local, read-only folder."""
+
+    path: Path
+    manifest: Manifest
+    uri: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage may touch.
+
+    ``inputs`` has one entry for each of the spec's input fields that is not None.
+    ``out`` is the folder the stage fills; whatever lies in it when ``run`` returns is the
+    artifact. ``scratch`` survives a kill (same folder for the same artifact key), so a
+    stage keeps there what a retry goes on from. ``stop`` is set by SIGTERM: the stage then
+    has 4 seconds to write what it needs and must raise :class:`Interrupted`.
+    """
+
+    inputs: Mapping[str, LocalArtifact]
+    out: Path
+    scratch: Path
+    settings: Settings
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def check_stop(self) -> None:
+        """Raise :class:`Interrupted` when the process was asked to stop."""
+        if self.stop.is_set():
+            msg = "asked to stop; progress is kept, run the stage again to go on"
+            raise Interrupted(msg)
+
+
+class StageModule(Protocol):
+    """What ``lora_factory.<stage>.stage`` offers the runner."""
+
+    KIND: Kind
+    VERSION: int
+    SPEC: type[StageSpec]
+
+    @staticmethod
+    def roles(spec: Any) -> tuple[str, ...]:
+        """Model roles whose revisions enter the artifact key (``base:<domain>`` for a base)."""
+
+    @staticmethod
+    def run(spec: Any, ctx: StageContext) -> StageReport:
+        """Fill ``ctx.out`` and report."""

@@ -1,0 +1,68 @@
+"""What tune decides and train reads, and what training writes down."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lora_factory.contracts.base import Contract, StageReport
+from lora_factory.contracts.records import Domain
+
+
+class Measurements(Contract):
+    """What the tuner measured of the dataset and of this machine."""
+
+    size: int = Field(ge=1, description="Training images")
+    semantic_diversity: float = Field(ge=0, le=1, description="Of captions; 0: all the same")
+    visual_variance: float = Field(ge=0, le=1, description="Of images; 0: all the same")
+    domain: Domain
+    device: str = Field(description="cpu, cuda, mps")
+    memory_gb: float = Field(ge=0)
+    seconds_per_image: float = Field(gt=0, description="One training step's cost per image")
+
+
+class TrainPlan(Contract):
+    """``plan.json``: a complete training configuration (article, 3.1), each value with a reason."""
+
+    base: str = Field(description="Name of the base in the profile")
+    domain: Domain
+    rank: int = Field(ge=1, le=256, description="LoRA r")
+    alpha: float = Field(gt=0, description="LoRA alpha; strength is alpha / rank")
+    target_modules: tuple[str, ...] = Field(min_length=1)
+    learning_rate: float = Field(gt=0, lt=1)
+    batch_size: int = Field(ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    epochs: int = Field(ge=1)
+    steps: int = Field(ge=1, description="Optimizer steps in all")
+    warmup_steps: int = Field(ge=0)
+    resolution: int = Field(ge=8, description="Pixels; square crop")
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    flip: bool = True
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    seed: int = 0
+    measurements: Measurements
+    reasons: dict[str, str] = Field(default_factory=dict, description="Field → why this value")
+
+
+class TuneReport(StageReport):
+    """Stats of a plan artifact."""
+
+    plan: TrainPlan
+
+
+class TrainReport(StageReport):
+    """Stats of a lora artifact; files ``lora.safetensors``, ``training.jsonl``, ``loss.png``."""
+
+    base: str
+    trigger: str
+    rank: int
+    steps: int = Field(ge=0)
+    best_step: int = Field(ge=0)
+    resumed_from: int = Field(0, ge=0, description="Step a retry went on from")
+    train_loss: float
+    validation_loss_before: float = Field(description="Fixed probe, LoRA at zero")
+    validation_loss: float = Field(description="Fixed probe, weights written")
+    images_per_second: float = Field(ge=0)
+    peak_memory_mb: float = Field(ge=0)
+    stopped_by: Literal["steps", "overfit", "time"] = "steps"

@@ -1,0 +1,199 @@
+"""Profiles: which model fills which role (design, section 4).
+
+A profile is a TOML file. Adding a model to a role is one line of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from lora_factory.contracts.base import Contract
+from lora_factory.contracts.records import Domain
+from lora_factory.contracts.settings import Settings
+from lora_factory.errors import ConfigurationError, ModelError, SpecError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+ASSETS = PACKAGE / "assets"
+WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".json", ".txt")
+
+
+class ModelRef(Contract):
+    """Where a model's files are: exactly one of ``path``, ``package``, ``model``, or none.
+
+    ``path`` is absolute or relative to the package's assets; ``package`` is
+    ``module:subfolder`` of an installed wheel; ``model`` is a hub id (then ``revision`` pins it).
+    """
+
+    path: str | None = None
+    package: str | None = None
+    model: str | None = None
+    revision: str = "main"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    batch_size: int = Field(32, ge=1)
+
+    def location(self) -> str:
+        """Local folder, or hub id, to hand to ``from_pretrained``.
+
+        Raises:
+            ModelError: a local folder or the wheel is missing.
+        """
+        if self.path is not None:
+            folder = ASSETS / self.path  # an absolute path stays itself
+            if not folder.is_dir():
+                msg = f"model folder {folder} does not exist; correct the profile's path"
+                raise ModelError(msg)
+            return str(folder)
+        if self.package is not None:
+            module, _, sub = self.package.partition(":")
+            found = importlib.util.find_spec(module)
+            if found is None or found.origin is None:
+                msg = f"wheel with module {module} is not installed; pip install it"
+                raise ModelError(msg)
+            return str(Path(found.origin).parent / sub)
+        if self.model is None:
+            msg = "this role has no model of its own; its kind names what it uses instead"
+            raise ModelError(msg)
+        return self.model
+
+    def resolve_revision(self) -> str:
+        """A string that changes when the model does: hash of local files, or id@revision."""
+        if self.model is not None:
+            return f"{self.model}@{self.revision}"
+        if self.path is None and self.package is None:
+            return "none"
+        return "sha256:" + _folder_hash(self.location())
+
+
+class RoleModel(ModelRef):
+    """A model in a role; ``kind`` selects the loader."""
+
+    kind: Literal[
+        "sentence-transformers",
+        "clip",
+        "embedding",
+        "zero-shot-classification",
+        "composed",
+        "zero-shot",
+    ]
+
+
+class BaseEntry(ModelRef):
+    """A base model that LoRAs can be trained on."""
+
+    name: str = ""
+    family: Literal["sd1"]
+    domains: tuple[Domain, ...]
+    resolution: int = Field(ge=8, description="Native square resolution, pixels")
+    learning_rate: float = Field(gt=0, lt=1, description="LoRA rate that suits this base")
+    max_rank: int = Field(ge=1)
+    steps: int = Field(ge=1, description="Denoising steps")
+    guidance: float = Field(ge=1)
+    targets: tuple[str, ...] = Field((), description="Overrides the domain's target modules")
+
+
+class Profile(Contract):
+    """Roles and bases by name."""
+
+    name: str
+    description: str = ""
+    roles: dict[str, RoleModel]
+    bases: dict[str, BaseEntry]
+
+    def role(self, name: str) -> RoleModel:
+        """The model of a role.
+
+        Raises:
+            ConfigurationError: the profile doesn't fill the role.
+        """
+        try:
+            return self.roles[name]
+        except KeyError:
+            msg = f"profile {self.name!r} fills no role {name!r}; add [roles.{name}] to it"
+            raise ConfigurationError(msg) from None
+
+    def base(self, name: str | None, domain: Domain) -> BaseEntry:
+        """The base called ``name``, or the first that suits ``domain``.
+
+        Raises:
+            SpecError: there is none.
+        """
+        if name is not None:
+            if name not in self.bases:
+                known = ", ".join(sorted(self.bases))
+                msg = f"profile {self.name!r} has no base {name!r}; choose one of: {known}"
+                raise SpecError(msg)
+            return self.bases[name]
+        for entry in self.bases.values():
+            if domain in entry.domains:
+                return entry
+        msg = f"profile {self.name!r} has no base for domain {domain!r}; add one or choose another"
+        raise SpecError(msg)
+
+    def revisions(self, roles: tuple[str, ...]) -> dict[str, str]:
+        """Role → resolved revision; ``base:<name>`` addresses a base."""
+        found = {}
+        for role in roles:
+            kind, _, base = role.partition(":")
+            if kind == "base":
+                found[role] = self.base(base, "art").resolve_revision()
+            else:
+                found[role] = self.role(role).resolve_revision()
+        return found
+
+
+def profile_folders(settings: Settings) -> list[Path]:
+    """Folders searched for ``<name>.toml``, the operator's first."""
+    own = [settings.profiles] if settings.profiles is not None else []
+    return [*own, PACKAGE / "profiles"]
+
+
+def load_profile(name: str, settings: Settings) -> Profile:
+    """Read ``<name>.toml``.
+
+    Raises:
+        SpecError: no such profile; lists those there are.
+        ConfigurationError: the file can't be used; names the field.
+    """
+    known: set[str] = set()
+    for folder in profile_folders(settings):
+        known |= {file.stem for file in folder.glob("*.toml")}
+        file = folder / f"{name}.toml"
+        if name == Path(name).name and file.is_file():
+            return _parse(name, file)
+    msg = f"unknown profile {name!r}; choose one of: {', '.join(sorted(known))}"
+    raise SpecError(msg)
+
+
+def _parse(name: str, file: Path) -> Profile:
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        for base, entry in data.get("bases", {}).items():
+            entry["name"] = base
+        return Profile.model_validate({"name": name, **data})
+    except tomllib.TOMLDecodeError as err:
+        msg = f"profile file {file} is not TOML: {err}"
+        raise ConfigurationError(msg) from err
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        msg = f"profile file {file}: {where}: {first['msg']}"
+        raise ConfigurationError(msg) from err
+
+
+@lru_cache(maxsize=64)
+def _folder_hash(folder: str) -> str:
+    """sha256 over the names and bytes of a model's files; cached for the process."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).rglob("*")):
+        if file.is_file() and file.suffix in WEIGHT_SUFFIXES:
+            digest.update(file.relative_to(folder).as_posix().encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]

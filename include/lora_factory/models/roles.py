@@ -1,0 +1,39 @@
+"""What each role can do, whatever model fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    Vectors = NDArray[np.float32]
+
+
+class TextEmbedder(Protocol):
+    """Sentences → vectors for semantic similarity."""
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """n texts → n×d float32, rows of unit length."""
+
+
+class ImageTextScorer(Protocol):
+    """Images and texts → one joint space (CLIP)."""
+
+    name: str
+
+    def embed_images(self, images: Sequence[Image]) -> Vectors:
+        """n RGB images of any size → n×d float32, rows of unit length."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """n texts (cut at the model's limit) → n×d float32, rows of unit length."""
+
+
+class TopicClassifier(Protocol):
+    """Text × topics → scores, multi-label (article, 1.1 ``classify_topic``)."""
+
+    def scores(self, texts: Sequence[str], topics: Sequence[str]) -> Vectors:
+        """n texts, t topics → n×t float32, each in [-1, 1]; higher is closer."""
