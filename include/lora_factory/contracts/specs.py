@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints
 
 from lora_factory.contracts.base import StageSpec
 from lora_factory.contracts.records import Domain
@@ -124,3 +124,6 @@ class DeploySpec(StageSpec):
     evaluation: str
     target: Literal["local"] = "local"
     name: Name = Field(description="Adapter name users ask for")
+    conf: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Conf of the run, kept in the catalog for retraining"
+    )
