@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 class FileEntry(Contract):
     """One file of an artifact."""
 
-    path: str = Field(description="Relative to the manifest, forward slashes")
+    path: str = Field(description="Relative to the attempt's folder, forward slashes")
     size: int = Field(ge=0, description="Bytes")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 

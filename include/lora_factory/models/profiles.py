@@ -137,9 +137,12 @@ class Profile(Contract):
         raise SpecError(msg)
 
     def revisions(self, roles: tuple[str, ...]) -> dict[str, str]:
-        """Role → resolved revision; ``base:<name>`` addresses a base."""
-        found = {}
+        """Role → resolved revision; ``base:<name>`` addresses a base, ``bases`` all of them."""
+        found: dict[str, str] = {}
         for role in roles:
+            if role == "bases":
+                found |= {f"base:{n}": b.resolve_revision() for n, b in self.bases.items()}
+                continue
             kind, _, base = role.partition(":")
             if kind == "base":
                 found[role] = self.base(base, "art").resolve_revision()

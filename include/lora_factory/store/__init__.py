@@ -1,0 +1,1 @@
+"""Where things are kept: artifacts (``artifacts``), leases on them, and the catalog."""

@@ -1,0 +1,98 @@
+"""``python -m lora_factory <stage> --spec spec.json --report report.json``.
+
+Exit status: 0 done; 1 failed for good; 75 (EX_TEMPFAIL) try again later. The report is the
+StageResult, or ``{"error": {"type", "message", "transient"}}``. SIGTERM asks the stage to
+keep its progress and stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_factory.contracts.run import STAGES
+from lora_factory.contracts.settings import Settings
+from lora_factory.errors import FactoryError, SpecError
+
+log = logging.getLogger("lora_factory")
+EXIT_FAILED = 1
+EXIT_TRY_AGAIN = 75
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
+    for noisy in ("httpx", "httpcore", "urllib3", "PIL", "sentence_transformers"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        if args.command == "catalog":
+            return _migrate()
+        return _stage(args)
+    except FactoryError as err:
+        log.error("%s: %s", type(err).__name__, err)  # noqa: TRY400 - one line, no traceback
+        if args.command != "catalog":
+            error = {
+                "type": type(err).__name__,
+                "message": str(err),
+                "transient": err.transient,
+            }
+            args.report.write_text(json.dumps({"error": error}), encoding="utf-8")
+        return EXIT_TRY_AGAIN if err.transient else EXIT_FAILED
+
+
+def _stage(args: argparse.Namespace) -> int:
+    from lora_factory.runner import run_stage
+
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    result = run_stage(args.command, _read_spec(args.spec), Settings.from_environment(), stop=stop)
+    args.report.write_text(result.model_dump_json(), encoding="utf-8")
+    return 0
+
+
+def _read_spec(path: Path) -> dict[str, object]:
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        msg = f"spec file {path} can't be read as JSON: {err}"
+        raise SpecError(msg) from err
+    if not isinstance(spec, dict):
+        msg = f"spec file {path} must hold one JSON object"
+        raise SpecError(msg)
+    return spec
+
+
+def _migrate() -> int:
+    from lora_factory.store.catalog import Catalog
+
+    Catalog(Settings.from_environment().catalog.get_secret_value()).migrate()
+    log.info("catalog is up to date")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lora_factory", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for stage in STAGES:
+        command = commands.add_parser(stage, help=f"run the {stage} stage")
+        command.add_argument("--spec", type=Path, required=True, help="JSON file: the stage's Spec")
+        command.add_argument("--report", type=Path, required=True, help="JSON file to write")
+    catalog = commands.add_parser("catalog", help="the catalog's schema")
+    catalog.add_argument("action", choices=["migrate"])
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
