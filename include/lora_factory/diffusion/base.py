@@ -1,0 +1,128 @@
+"""What every family of base models can do, whatever its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from lora_factory.models.profiles import BaseEntry
+
+# Called after each denoising step with (steps done, steps in all); False cancels.
+OnStep = Callable[[int, int], bool]
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One image to make."""
+
+    prompt: str
+    seed: int
+    negative_prompt: str = ""
+
+
+class DiffusionBase(Protocol):
+    """A text-to-image latent diffusion model whose denoiser can carry LoRA adapters.
+
+    Not thread-safe: one owner at a time, since the active adapter is state.
+    """
+
+    entry: BaseEntry
+    device: str
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """n prompts (cut at the model's limit) → n×tokens×dim, float32, on ``device``."""
+
+    def encode_images(self, images: Sequence[Image], resolution: int) -> tuple[Tensor, Tensor]:
+        """n RGB images → mean and standard deviation of the latent posterior.
+
+        Images are cropped to a centred square and resized to ``resolution`` pixels.
+        Both tensors: n×channels×h×w, float32, on ``device``, in the denoiser's scale, so
+        that ``mean + std * noise`` is a draw to train on.
+        """
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        *,
+        steps: int,
+        guidance: float,
+        batch_size: int = 16,
+        on_step: OnStep | None = None,
+    ) -> list[Image]:
+        """Make one image a request, in order, with the active adapter.
+
+        The starting noise depends on a request's seed alone (a CPU generator each), not on
+        the batch it is in nor on the device.
+
+        Raises:
+            Interrupted: ``on_step`` returned False.
+        """
+
+    def add_adapter(
+        self,
+        name: str,
+        rank: int,
+        alpha: float,
+        targets: Sequence[str],
+        *,
+        seed: int = 0,
+    ) -> list[Parameter]:
+        """Attach a fresh trainable LoRA (B zero: output unchanged) and make it active.
+
+        ``targets`` are suffixes of layer names (linear or convolution). Returns its
+        parameters, float32, in a fixed order.
+
+        Raises:
+            ModelError: no layer matches, or the name is taken.
+        """
+
+    def copy_into_adapter(self, name: str, file: Path) -> None:
+        """Set an added adapter's weights from a LoRA file of the same layers and rank.
+
+        Raises:
+            ModelError: the file doesn't fit.
+        """
+
+    def load_adapter(self, name: str, file: Path) -> None:
+        """Attach the LoRA in a safetensors file; doesn't change which adapter is active.
+
+        Raises:
+            ModelError: another format, another base, keys left over, NaN or Inf.
+        """
+
+    def use_adapter(self, name: str | None, strength: float = 1.0) -> None:
+        """Make one adapter active at a strength; None: the base alone.
+
+        Raises:
+            ModelError: no such adapter.
+        """
+
+    def drop_adapter(self, name: str) -> None:
+        """Detach an adapter and free its memory; unknown names are ignored."""
+
+    def save_adapter(self, name: str, file: Path, metadata: dict[str, str]) -> None:
+        """Write a file that plain diffusers loads at the same strength (see ``lora_file``)."""
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Noised latents, and what the denoiser is trained to predict (epsilon or v)."""
+
+    def loss_weights(self, timesteps: Tensor, gamma: float | None) -> Tensor:
+        """Min-SNR-γ weights (Hang et al. 2023, arXiv 2303.09556) for the base's target.
+
+        n timesteps → n float32. epsilon: min(SNR, γ)/SNR; v: min(SNR, γ)/(SNR + 1).
+        ``gamma`` None: ones.
+        """
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """Run the denoiser: noised latents n×c×h×w, timesteps n, text n×tokens×dim → n×c×h×w."""
+
+    @property
+    def train_timesteps(self) -> int:
+        """How many noise levels the base was trained on (timesteps are 0 … this − 1)."""

@@ -1,0 +1,388 @@
+"""Family ``sd1``: Stable Diffusion 1.x and 2.x shaped bases (Rombach et al. 2022).
+
+CLIPTextModel, AutoencoderKL, UNet2DConditionModel and a scheduler, each read from its
+subfolder; adapters are peft LoRA layers on the UNet.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_factory.diffusion.base import GenerationRequest, OnStep
+from lora_factory.diffusion.lora_file import Pair, read_lora, write_lora
+from lora_factory.errors import Interrupted, ModelError
+from lora_factory.models.loaders import device as best_device
+from lora_factory.models.loaders import pretrained
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from lora_factory.models.profiles import BaseEntry
+
+log = logging.getLogger(__name__)
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # config value → modelspec's word
+ENCODE_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components of a base, as loaded."""
+
+    tokenizer: Any
+    text_encoder: Any
+    vae: Any
+    unet: Any
+    scheduler: Any
+
+
+def load(entry: BaseEntry, *, device: str | None = None) -> Sd1Base:
+    """Load, check and place a base. See :func:`lora_factory.diffusion.families.load_base`."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    device = device or best_device()
+    # Half precision is slow or missing on a CPU; weights stored so are widened there.
+    dtype = torch.float32 if device == "cpu" else getattr(torch, entry.dtype)
+
+    def weights(loader: Callable[..., Any], subfolder: str, **dtypes: Any) -> Any:
+        model, info = pretrained(
+            loader,
+            entry,
+            subfolder=subfolder,
+            use_safetensors=True,
+            output_loading_info=True,
+            **dtypes,
+        )
+        # diffusers fills missing weights at random with no more than a warning.
+        lacking = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]
+        if lacking:
+            msg = (
+                f"base {entry.name!r}: {subfolder} lacks weights ({lacking[0]}, …); fetch it again"
+            )
+            raise ModelError(msg)
+        return model.to(device).eval().requires_grad_(False)
+
+    parts = Parts(
+        tokenizer=pretrained(CLIPTokenizer.from_pretrained, entry, subfolder="tokenizer"),
+        text_encoder=weights(CLIPTextModel.from_pretrained, "text_encoder", dtype=dtype),
+        vae=weights(AutoencoderKL.from_pretrained, "vae", torch_dtype=dtype),
+        unet=weights(UNet2DConditionModel.from_pretrained, "unet", torch_dtype=dtype),
+        scheduler=_scheduler(entry),
+    )
+    return Sd1Base(entry, device, parts)
+
+
+def _scheduler(entry: BaseEntry) -> Any:
+    """The scheduler class that the folder's config names."""
+    import diffusers
+
+    config = pretrained(diffusers.DDIMScheduler.load_config, entry, subfolder="scheduler")
+    kind = getattr(diffusers, str(config.get("_class_name", "")), None)
+    if kind is None or not hasattr(kind, "set_timesteps"):
+        msg = f"base {entry.name!r}: scheduler config names no diffusers scheduler; fetch it again"
+        raise ModelError(msg)
+    return kind.from_config(config)
+
+
+class Sd1Base:
+    """A loaded Stable Diffusion 1.x shaped base (:class:`lora_factory.diffusion.DiffusionBase`)."""
+
+    def __init__(self, entry: BaseEntry, device: str, parts: Parts) -> None:
+        import torch
+        from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+        _check(entry, parts)
+        self.entry = entry
+        self.device = device
+        self._parts = parts
+        self._prediction = parts.scheduler.config.prediction_type
+        # The folder's scheduler samples; its noise schedule trains, through DDPM's formulas.
+        self._schedule = DDPMScheduler.from_config(parts.scheduler.config)
+        self._shapes = {
+            name: tuple(module.weight.shape)
+            for name, module in parts.unet.named_modules()
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+        }
+        self._pipeline = StableDiffusionPipeline(
+            vae=parts.vae,
+            text_encoder=parts.text_encoder,
+            tokenizer=parts.tokenizer,
+            unet=parts.unet,
+            scheduler=parts.scheduler,
+            safety_checker=None,  # the guard room checks what is made
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._adapters: set[str] = set()
+        self._active: tuple[str | None, float] = (None, 1.0)
+
+    # -- encoding
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        import torch
+
+        found = []
+        tokenizer, encoder = self._parts.tokenizer, self._parts.text_encoder
+        with torch.inference_mode():
+            for start in range(0, len(prompts), 4 * ENCODE_BATCH):
+                tokens = tokenizer(
+                    list(prompts[start : start + 4 * ENCODE_BATCH]),
+                    padding="max_length",
+                    max_length=tokenizer.model_max_length,
+                    truncation=True,
+                    return_tensors="pt",
+                )
+                found.append(encoder(tokens.input_ids.to(self.device))[0].float())
+        return torch.cat(found).clone()
+
+    def encode_images(self, images: Sequence[Image], resolution: int) -> tuple[Tensor, Tensor]:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        import numpy as np
+        import torch
+        from PIL import Image as PilImage
+        from PIL import ImageOps
+
+        vae = self._parts.vae
+        means, stds = [], []
+        with torch.inference_mode():
+            for start in range(0, len(images), ENCODE_BATCH):
+                square = [
+                    ImageOps.fit(image, (resolution, resolution), PilImage.Resampling.LANCZOS)
+                    for image in images[start : start + ENCODE_BATCH]
+                ]
+                pixels = torch.from_numpy(np.stack([np.asarray(image) for image in square]))
+                pixels = pixels.to(self.device).permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1.0
+                posterior = vae.encode(pixels).latent_dist
+                shift = vae.config.shift_factor or 0.0
+                means.append((posterior.mean.float() - shift) * vae.config.scaling_factor)
+                stds.append(posterior.std.float() * vae.config.scaling_factor)
+        return torch.cat(means).clone(), torch.cat(stds).clone()
+
+    # -- generation
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        *,
+        steps: int,
+        guidance: float,
+        batch_size: int = 16,
+        on_step: OnStep | None = None,
+    ) -> list[Image]:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        import torch
+
+        images: list[Image] = []
+        batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
+        for number, batch in enumerate(batches):
+
+            def after(_pipe: Any, step: int, _time: Any, state: Any, number: int = number) -> Any:
+                # An exception, since the pipeline's own interrupt would still decode.
+                if on_step and not on_step(number * steps + step + 1, len(batches) * steps):
+                    msg = "generation was cancelled by its caller"
+                    raise Interrupted(msg)
+                return state
+
+            # One CPU generator an image: its noise is the same in any batch, on any device.
+            noise = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
+            made = self._pipeline(
+                prompt=[request.prompt for request in batch],
+                negative_prompt=[request.negative_prompt for request in batch],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=noise,
+                height=self.entry.resolution,
+                width=self.entry.resolution,
+                callback_on_step_end=after,
+                callback_on_step_end_tensor_inputs=[],
+            )
+            images += made.images
+        return images
+
+    # -- adapters
+
+    def add_adapter(
+        self, name: str, rank: int, alpha: float, targets: Sequence[str], *, seed: int = 0
+    ) -> list[Parameter]:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        import torch
+        from peft import LoraConfig
+
+        self._claim(name)
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self._parts.unet.add_adapter(config, name)
+        except ValueError as err:
+            msg = f"base {self.entry.name!r}: no LoRA layer fits: {str(err).splitlines()[0]}"
+            raise ModelError(msg) from err
+        self._adapters.add(name)
+        self.use_adapter(name)
+        return [weight for _, down, up in self._layers(name) for weight in (down, up)]
+
+    def copy_into_adapter(self, name: str, file: Path) -> None:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        import torch
+
+        found = read_lora(file, self._shapes).layers
+        layers = list(self._layers(name))
+        if {layer for layer, _, _ in layers} != found.keys():
+            msg = f"LoRA {file.name} has other layers than the adapter {name!r} to go on with"
+            raise ModelError(msg)
+        with torch.no_grad():
+            for layer, down, up in layers:
+                if found[layer].down.shape != down.shape:
+                    msg = f"LoRA {file.name}: layer {layer} has another rank than adapter {name!r}"
+                    raise ModelError(msg)
+                down.copy_(found[layer].down)
+                up.copy_(found[layer].up / self._scale(name))
+
+    def load_adapter(self, name: str, file: Path) -> None:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        self._claim(name)
+        weights = {}
+        for layer, pair in read_lora(file, self._shapes).layers.items():
+            weights[f"{layer}.lora_A.weight"] = pair.down
+            weights[f"{layer}.lora_B.weight"] = pair.up
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # we mean several
+            self._parts.unet.load_lora_adapter(weights, prefix=None, adapter_name=name)
+        self._adapters.add(name)
+        self.use_adapter(*self._active)
+
+    def use_adapter(self, name: str | None, strength: float = 1.0) -> None:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        unet = self._parts.unet
+        if name is None:
+            unet.disable_lora()
+        elif name in self._adapters:
+            unet.enable_lora()
+            unet.set_adapters([name], [strength])
+        else:
+            msg = f"no adapter {name!r} is loaded; load it first"
+            raise ModelError(msg)
+        self._active = (name, strength)
+
+    def drop_adapter(self, name: str) -> None:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        if name not in self._adapters:
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
+            self._parts.unet.delete_adapters(name)
+        self._adapters.remove(name)
+        if self._active[0] == name:
+            self._active = (None, 1.0)
+        # peft makes another adapter active when one goes; ours is the word that counts.
+        self.use_adapter(*self._active)
+
+    def save_adapter(self, name: str, file: Path, metadata: dict[str, str]) -> None:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        layers = {
+            layer: Pair(down.detach().float(), up.detach().float() * self._scale(name))
+            for layer, down, up in self._layers(name)
+        }
+        rank = str(max(pair.down.shape[0] for pair in layers.values()))
+        size = self.entry.resolution
+        header = {
+            "modelspec.sai_model_spec": "1.0.1",
+            "modelspec.architecture": "stable-diffusion-v1/lora",
+            "modelspec.implementation": "diffusers",
+            "modelspec.title": file.stem,
+            "modelspec.resolution": f"{size}x{size}",
+            "modelspec.prediction_type": PREDICTIONS[self._prediction],
+            "ss_base_model_version": "sd_v1",
+            "ss_v2": "False",
+            "ss_output_name": file.stem,
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": rank,
+            "ss_network_alpha": rank,
+        }
+        write_lora(file, layers, {**header, **metadata})
+
+    # -- training
+
+    @property
+    def train_timesteps(self) -> int:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        return int(self._schedule.config.num_train_timesteps)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        noised = self._schedule.add_noise(latents, noise, timesteps)
+        if self._prediction == "epsilon":
+            return noised, noise
+        return noised, self._schedule.get_velocity(latents, noise, timesteps)
+
+    def loss_weights(self, timesteps: Tensor, gamma: float | None) -> Tensor:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        import torch
+
+        kept = self._schedule.alphas_cumprod.to(timesteps.device)[timesteps].float()
+        if gamma is None:
+            return torch.ones_like(kept)
+        # min(SNR, γ) over SNR (or SNR + 1), with both multiplied by 1 − ᾱ so that the zero
+        # and infinite SNR at the ends of a schedule stay finite.
+        capped = torch.minimum(kept, gamma * (1.0 - kept))
+        return capped / kept.clamp_min(1e-8) if self._prediction == "epsilon" else capped
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        dtype = self._parts.unet.dtype
+        made: Tensor = self._parts.unet(
+            latents.to(dtype), timesteps, text.to(dtype), return_dict=False
+        )[0]
+        return made
+
+    # -- inside
+
+    def _claim(self, name: str) -> None:
+        if name in self._adapters or not name or "." in name:
+            msg = f"adapter name {name!r} is taken or unusable (no dots); drop it or choose another"
+            raise ModelError(msg)
+
+    def _scale(self, name: str) -> float:
+        config = self._parts.unet.peft_config[name]
+        return float(config.lora_alpha / config.r)
+
+    def _layers(self, name: str) -> list[tuple[str, Parameter, Parameter]]:
+        """(layer, lora_down, lora_up) of an adapter, in the UNet's order."""
+        from peft.tuners.lora import LoraLayer
+
+        return [
+            (layer, module.lora_A[name].weight, module.lora_B[name].weight)
+            for layer, module in self._parts.unet.named_modules()
+            if isinstance(module, LoraLayer) and name in module.lora_A
+        ]
+
+
+def _check(entry: BaseEntry, parts: Parts) -> None:
+    """Refuse a base whose components don't fit each other."""
+    unet, scheduler = parts.unet.config, parts.scheduler.config
+    width = parts.text_encoder.config.hidden_size
+    channels = parts.vae.config.latent_channels
+    side = 2 ** (len(parts.vae.config.block_out_channels) - 1)
+    side *= 2 ** (len(unet.block_out_channels) - 1)
+    problem = ""
+    if unet.cross_attention_dim != width:
+        problem = f"UNet expects text {unet.cross_attention_dim} wide, its encoder gives {width}"
+    elif unet.in_channels != channels:
+        problem = f"UNet takes {unet.in_channels} channels, its VAE gives {channels}"
+    elif scheduler.get("prediction_type") not in PREDICTIONS:
+        problem = f"prediction type {scheduler.get('prediction_type')!r} can't be trained"
+    elif entry.resolution % side:
+        problem = f"resolution {entry.resolution} is no multiple of {side}"
+    if problem:
+        msg = f"base {entry.name!r} ({entry.location()}): {problem}; check the profile"
+        raise ModelError(msg)
