@@ -1,0 +1,74 @@
+"""Rows of the catalog: models, deployments, ratings, retrain decisions."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, StringConstraints
+
+from lora_factory.contracts.base import Contract
+from lora_factory.contracts.specs import Name
+
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Uri = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+
+# candidate: published, not yet proven · deployed: answers users · approved: was deployed, a
+# rollback may return to it · retired: failed its smoke test, rolled back, or withdrawn
+State = Literal["candidate", "approved", "deployed", "retired"]
+
+
+class NewModel(Contract):
+    """A LoRA as it is published: who made it from what, and how good it was found."""
+
+    name: Name = Field(description="Adapter name users ask for")
+    version: Version = Field(description="First 12 hex digits of the lora artifact's sha256")
+    sha256: Sha256 = Field(description="Of lora.safetensors")
+    base: str = Field(min_length=1, max_length=64, description="Name of the base in the profile")
+    trigger: Name
+    overall: float = Field(ge=0, le=1, description="Evaluation's overall score")
+    lora: Uri = Field(description="Manifest URI")
+    evaluation: Uri = Field(description="Manifest URI")
+    dataset: Uri | None = Field(None, description="Manifest URI")
+    conf: dict[str, JsonValue] = Field(default_factory=dict, description="RunConf, for retraining")
+
+
+class Model(NewModel):
+    """A row of ``models``."""
+
+    state: State
+    created_at: datetime
+
+
+class Deployment(Contract):
+    """A row of ``deployments``; the one without ``ended_at`` is live."""
+
+    name: str
+    version: str
+    target: str
+    previous: str | None = Field(description="Version that a rollback returns to")
+    promoted_at: datetime
+    ended_at: datetime | None = None
+
+
+class RatingSummary(Contract):
+    """What users said about a deployed version."""
+
+    n: int = Field(ge=0, description="Ratings of this version")
+    mean: float | None = Field(ge=0, le=1, description="None: no rating")
+    new_items: int = Field(ge=0, description="Ratings of this name, any version, since promotion")
+
+
+class RetrainDecision(Contract):
+    """A row of ``retrain_decisions``: one for each name, version and day."""
+
+    name: str
+    version: str
+    day: date
+    verdict: Literal["keep", "retrain"]
+    reason: str
+    mean: float | None
+    n: int
+    new_items: int
+    run_id: str | None = Field(None, description="Run that a retrain verdict asks for")

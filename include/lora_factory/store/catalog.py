@@ -1,0 +1,339 @@
+"""Catalog: what the factory remembers across runs, in PostgreSQL.
+
+Statements lie in ``sql/``, one a file, parameters always bound; the schema in
+``migrations/``, forward only. Each method is one short connection and one transaction, so a
+Catalog may be shared by threads and costs nothing while idle.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg2
+from psycopg2 import errorcodes
+from psycopg2.extras import Json, RealDictCursor
+
+from lora_factory.contracts.registry import (
+    Deployment,
+    Model,
+    NewModel,
+    RatingSummary,
+    RetrainDecision,
+)
+from lora_factory.errors import ConfigurationError, ServiceUnavailable, SpecError
+
+SQL = Path(__file__).parent / "sql"
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATE = "python -m lora_factory catalog migrate"
+STATEMENT_MS = 10_000
+LOCK_MS = 60_000
+MIGRATION_LOCK = 7_301_846_510  # any number that nobody else takes as an advisory lock
+WRONG_SCHEMA = {
+    errorcodes.UNDEFINED_TABLE,
+    errorcodes.UNDEFINED_COLUMN,
+    errorcodes.INVALID_SCHEMA_NAME,
+    errorcodes.INSUFFICIENT_PRIVILEGE,
+}
+# libpq gives a refused connection no SQLSTATE; these say that waiting won't help
+REFUSED = ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password")
+
+
+class Generation(NamedTuple):
+    """One picture that was drawn; ``name`` and ``version`` are None for the base alone."""
+
+    id: str
+    name: str | None
+    version: str | None
+    prompt_sha256: str
+    seed: int
+
+
+class Catalog:
+    """The catalog behind a libpq DSN or URL.
+
+    Every method raises:
+        ServiceUnavailable: the database did not answer in time.
+        ConfigurationError: no DSN, access refused, or a schema that must be migrated.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        if not dsn:
+            msg = "no catalog: set LORA_FACTORY_CATALOG to a postgresql:// URL"
+            raise ConfigurationError(msg)
+        self._dsn = dsn.replace("postgresql+psycopg2://", "postgresql://", 1)
+
+    # -- schema
+
+    def migrate(self) -> str:
+        """Bring the schema to this version's, one migrator at a time; returns the revision."""
+        from alembic import command
+        from sqlalchemy import create_engine, pool, text
+        from sqlalchemy.exc import DBAPIError
+
+        engine = create_engine(
+            "postgresql+psycopg2://",
+            creator=lambda: self._connect(statement_ms=0),
+            poolclass=pool.NullPool,
+        )
+        config, head = _alembic()
+        with _catalog_errors():
+            try:
+                with engine.begin() as connection:
+                    lock = text("SELECT pg_advisory_xact_lock(:lock)")
+                    connection.execute(lock, {"lock": MIGRATION_LOCK})
+                    config.attributes["connection"] = connection
+                    command.upgrade(config, "head")
+            except DBAPIError as err:
+                raise (err.orig or err) from err
+        return head
+
+    def check(self) -> None:
+        """Raise unless the database answers and has this version's schema."""
+        _, head = _alembic()
+        with self._transaction() as cursor:
+            cursor.execute("SELECT version_num FROM catalog_version")
+            row = cursor.fetchone()
+        found = row["version_num"] if row else "none"
+        if found != head:
+            msg = f"catalog schema is {found}, this version needs {head}; run: {MIGRATE}"
+            raise ConfigurationError(msg)
+
+    # -- models and deployments
+
+    def publish(self, model: NewModel) -> Model:
+        """Register a version as candidate; again: refresh it, keep its state.
+
+        Raises:
+            SpecError: the version is taken by other bytes.
+        """
+        values = model.model_dump(mode="json") | {"conf": Json(model.conf)}
+        with self._transaction() as cursor:
+            row = _one(cursor, "model_publish", values)
+        if row is None:
+            msg = f"{model.name} {model.version} is there with other bytes; use a new version"
+            raise SpecError(msg)
+        return Model.model_validate(row)
+
+    def model(self, name: str, version: str) -> Model | None:
+        """One version, or None."""
+        with self._transaction() as cursor:
+            row = _one(cursor, "model_get", {"name": name, "version": version})
+        return Model.model_validate(row) if row else None
+
+    def live_models(self, target: str) -> list[Model]:
+        """The version of each name that ``target`` serves, by name."""
+        with self._transaction() as cursor:
+            return [
+                Model.model_validate(r) for r in _all(cursor, "models_live", {"target": target})
+            ]
+
+    def live(self, name: str, target: str) -> Deployment | None:
+        """What ``target`` serves under ``name``."""
+        with self._transaction() as cursor:
+            row = _one(cursor, "deployment_live", {"name": name, "target": target})
+        return Deployment.model_validate(row) if row else None
+
+    def deployments(self) -> list[Deployment]:
+        """All live deployments, on any target."""
+        with self._transaction() as cursor:
+            return [Deployment.model_validate(row) for row in _all(cursor, "deployments_live", {})]
+
+    def promote(self, name: str, version: str, target: str) -> Deployment:
+        """Make a version the live one; the one before stays approved for a rollback.
+
+        Promoting the live version changes nothing.
+
+        Raises:
+            SpecError: no such version, or it is retired.
+        """
+        with self._transaction() as cursor:
+            _run(cursor, "model_lock", {"name": name})
+            model = _one(cursor, "model_get", {"name": name, "version": version})
+            if model is None or model["state"] == "retired":
+                msg = f"{name} {version} is not published; publish it before promoting it"
+                raise SpecError(msg)
+            live = _one(cursor, "deployment_live", {"name": name, "target": target})
+            if live is not None and live["version"] == version:
+                return Deployment.model_validate(live)
+            previous = live["version"] if live else None
+            return _switch(cursor, (name, target), version, previous, leave="approved")
+
+    def rollback(self, name: str, target: str) -> Deployment:
+        """Return to the version before the live one; the live one is retired.
+
+        Raises:
+            SpecError: nothing is live, or there is nothing to return to.
+        """
+        with self._transaction() as cursor:
+            _run(cursor, "model_lock", {"name": name})
+            live = _one(cursor, "deployment_live", {"name": name, "target": target})
+            version = live["previous"] if live else None
+            key = {"name": name, "target": target, "version": version}
+            model = _one(cursor, "model_get", key) if version else None
+            if model is None or model["state"] == "retired":
+                msg = f"{name} has no earlier version to return to; promote one instead"
+                raise SpecError(msg)
+            before = _one(cursor, "deployment_before", key)
+            previous = before["previous"] if before else None
+            return _switch(cursor, (name, target), str(version), previous, leave="retired")
+
+    def retire(self, name: str, target: str, version: str | None = None) -> bool:
+        """Withdraw a version (None: the live one); False if there is none.
+
+        A live version stops being served; nothing takes its place.
+        """
+        with self._transaction() as cursor:
+            _run(cursor, "model_lock", {"name": name})
+            live = _one(cursor, "deployment_live", {"name": name, "target": target})
+            chosen = version or (live["version"] if live else None)
+            key = {"name": name, "target": target, "version": chosen}
+            if chosen is None or _one(cursor, "model_get", key) is None:
+                return False
+            if live is not None and live["version"] == chosen:
+                _one(cursor, "deployment_end", key)
+            _run(cursor, "model_state", key | {"state": "retired"})
+            return True
+
+    # -- generations, ratings, decisions
+
+    def add_generation(self, generation: Generation) -> None:
+        """Remember a picture, so that it can be rated."""
+        with self._transaction() as cursor:
+            _run(cursor, "generation_add", generation._asdict())
+
+    def add_feedback(self, generation_id: str, user: str, rating: float, reason: str = "") -> bool:
+        """Keep one rating in [0, 1] by a pseudonymous user; False: rated before.
+
+        Raises:
+            SpecError: no such generation.
+        """
+        values = {"generation_id": generation_id, "user": user, "rating": rating, "reason": reason}
+        with self._transaction() as cursor:
+            if _one(cursor, "feedback_add", values) is not None:
+                return True
+            if _one(cursor, "generation_exists", values) is None:
+                msg = f"no generation {generation_id}; only pictures of a LoRA can be rated"
+                raise SpecError(msg)
+        return False
+
+    def ratings(self, deployment: Deployment, until: datetime) -> RatingSummary:
+        """What was said of a deployment before ``until`` (aware datetime)."""
+        values = {
+            "name": deployment.name,
+            "version": deployment.version,
+            "since": deployment.promoted_at,
+            "until": until,
+        }
+        with self._transaction() as cursor:
+            return RatingSummary.model_validate(_one(cursor, "ratings_summary", values))
+
+    def record_decision(self, decision: RetrainDecision) -> RetrainDecision:
+        """Keep a decision; returns the stored one, which is the first of its day."""
+        with self._transaction() as cursor:
+            _run(cursor, "decision_add", decision.model_dump())
+            row = _one(cursor, "decision_get", decision.model_dump())
+        return RetrainDecision.model_validate(row)
+
+    def decision(self, name: str, version: str, day: date) -> RetrainDecision | None:
+        """The day's decision on a version, or None."""
+        key = {"name": name, "version": version, "day": day}
+        with self._transaction() as cursor:
+            row = _one(cursor, "decision_get", key)
+        return RetrainDecision.model_validate(row) if row else None
+
+    # -- connections
+
+    def _connect(self, statement_ms: int = STATEMENT_MS) -> Any:
+        options = f"-c statement_timeout={statement_ms} -c lock_timeout={LOCK_MS} -c timezone=UTC"
+        return psycopg2.connect(
+            self._dsn,
+            connect_timeout=5,
+            application_name="lora_factory",
+            options=options,
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        """A cursor on a connection of its own; commits at the end, rolls back on an error."""
+        with _catalog_errors():
+            connection = self._connect()
+            try:
+                with connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+                    yield cursor
+            finally:
+                connection.close()
+
+
+@functools.lru_cache(maxsize=64)
+def _sql(name: str) -> str:
+    return (SQL / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _run(cursor: Any, name: str, values: Mapping[str, Any]) -> None:
+    cursor.execute(_sql(name), values)
+
+
+def _one(cursor: Any, name: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    cursor.execute(_sql(name), values)
+    row = cursor.fetchone()
+    return dict(row) if row else None
+
+
+def _all(cursor: Any, name: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    cursor.execute(_sql(name), values)
+    return [dict(row) for row in cursor.fetchall()]
+
+
+def _switch(
+    cursor: Any, where: tuple[str, str], version: str, previous: str | None, *, leave: str
+) -> Deployment:
+    """End what is live at (name, target), give it state ``leave``, and start ``version``."""
+    key = {"name": where[0], "target": where[1], "version": version, "previous": previous}
+    ended = _one(cursor, "deployment_end", key)
+    if ended is not None:
+        _run(cursor, "model_state", ended | {"state": leave})
+    started = _one(cursor, "deployment_start", key)
+    _run(cursor, "model_state", key | {"state": "deployed"})
+    return Deployment.model_validate(started)
+
+
+def _alembic() -> tuple[Any, str]:
+    """Alembic's configuration and the newest revision of this version."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config, str(ScriptDirectory.from_config(config).get_current_head())
+
+
+@contextmanager
+def _catalog_errors() -> Iterator[None]:
+    """Turn the driver's exceptions into the factory's, at this one boundary."""
+    try:
+        yield
+    except psycopg2.Error as err:
+        first = (str(err).strip() or type(err).__name__).splitlines()[0]
+        if err.pgcode in WRONG_SCHEMA:
+            msg = f"catalog schema does not fit: {first}; run: {MIGRATE}"
+            raise ConfigurationError(msg) from err
+        if isinstance(err, psycopg2.OperationalError):
+            if err.pgcode is None and any(sign in first for sign in REFUSED):
+                msg = f"catalog refused access: {first}; correct LORA_FACTORY_CATALOG"
+                raise ConfigurationError(msg) from err
+            msg = f"catalog did not answer: {first}; is PostgreSQL up?"
+            raise ServiceUnavailable(msg) from err
+        if isinstance(err, psycopg2.ProgrammingError) and err.pgcode is None:
+            # libpq quotes the DSN, password and all, in what it says of a malformed one
+            msg = "LORA_FACTORY_CATALOG is not a postgresql:// URL; correct it"
+            raise ConfigurationError(msg) from None
+        if isinstance(err, psycopg2.InterfaceError):
+            msg = f"catalog connection was lost: {first}; try again"
+            raise ServiceUnavailable(msg) from err
+        msg = f"catalog refused a value: {first}"
+        raise SpecError(msg) from err

@@ -1,0 +1,1 @@
+SELECT * FROM models WHERE name = %(name)s AND version = %(version)s

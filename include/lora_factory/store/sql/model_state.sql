@@ -1,0 +1,1 @@
+UPDATE models SET state = %(state)s WHERE name = %(name)s AND version = %(version)s
