@@ -115,7 +115,8 @@ def read_jsonl(path: Path, record: type[T]) -> Iterator[T]:
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             if line.strip():
-                yield record.model_validate_json(line)
+                # json first: pydantic's own parser refuses the lone surrogates of hostile text
+                yield record.model_validate(json.loads(line))
 
 
 def write_jsonl(path: Path, records: Iterable[Contract]) -> int:

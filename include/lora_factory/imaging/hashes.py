@@ -1,0 +1,94 @@
+"""Names and fingerprints of images: exact (sha256) and perceptual.
+
+The perceptual hash is imagehash's difference hash of 16×16 bits. On 64 px line icons it is
+the steadiest of the library's hashes: of 256 bits a JPEG at quality 60 flips at most 18
+(coloured icons: 44), half or double size at most 22, while the closest two different icons
+of 150 differ in 12 and the next in 26. So bits alone convict nobody: it sees no colour, and
+simple signs in the same frame are close. :class:`Fingerprints` adds a 16×16 RGB thumbnail;
+different icons were never closer than 0.065 RMS in it, a JPEG at quality 25 never further
+than 0.051.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIDE = 16
+BITS = SIDE * SIDE
+
+
+def sha256_hex(data: bytes) -> str:
+    """Hex sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def perceptual_hash(image: Image.Image) -> str:
+    """Difference hash of 256 bits as 64 hex digits."""
+    return str(imagehash.dhash(image, hash_size=SIDE))
+
+
+def hamming(first: str, second: str) -> int:
+    """Bits in which two perceptual hashes differ, 0 to 256.
+
+    Raises:
+        ValueError: they are not hex digits of one length.
+    """
+    if len(first) != len(second):
+        msg = f"hashes of {len(first)} and {len(second)} digits can't be compared"
+        raise ValueError(msg)
+    return (int(first, 16) ^ int(second, 16)).bit_count()
+
+
+def thumbnail(image: Image.Image) -> NDArray[np.float32]:
+    """16×16 RGB averages, flattened to 768 values in [0, 1]."""
+    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32).ravel() / np.float32(255)
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Perceptual fingerprints of n images.
+
+    ``signs``: n×256 float32, the hash's bits as ±1, so that a matrix product counts equal
+    bits. ``thumbs``: n×768 float32 in [0, 1].
+    """
+
+    signs: NDArray[np.float32]
+    thumbs: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, images: Sequence[Image.Image]) -> Fingerprints:
+        """Fingerprints of RGB images of any size."""
+        return cls.stack([perceptual_hash(i) for i in images], [thumbnail(i) for i in images])
+
+    @classmethod
+    def stack(cls, hashes: Sequence[str], thumbs: Sequence[NDArray[np.float32]]) -> Fingerprints:
+        """From hashes and thumbnails measured before."""
+        raw = np.frombuffer(b"".join(bytes.fromhex(h) for h in hashes), dtype=np.uint8)
+        bits = np.unpackbits(raw).reshape(-1, BITS)
+        rows = np.asarray(thumbs, dtype=np.float32).reshape(-1, 3 * BITS)
+        return cls(bits.astype(np.float32) * 2 - 1, rows)
+
+    def __len__(self) -> int:
+        return len(self.signs)
+
+    def hamming_to(self, rows: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Bits that differ, for each of ``rows`` (r) and each of ``others`` (o): r×o."""
+        distance: NDArray[np.float32] = (BITS - self.signs[rows] @ self.signs[others].T) / 2
+        return distance
+
+    def rms(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Root mean square difference of thumbnails, pair by pair (k indices each), in [0, 1]."""
+        gaps = self.thumbs[first] - self.thumbs[second]
+        distance: NDArray[np.float32] = np.sqrt(np.mean(gaps * gaps, axis=1, dtype=np.float32))
+        return distance
