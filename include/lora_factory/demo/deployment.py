@@ -170,7 +170,7 @@ class Deployment:
         log.info("preparing the databases")
         out = self.processes.log_file("migrate")
         with out.open("ab") as stream:
-            done = subprocess.run(  # noqa: S603 - our own argv
+            done = subprocess.run(
                 [sys.executable, "-m", "airflow", "db", "migrate"],
                 env=dict(env),
                 stdout=stream,
