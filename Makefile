@@ -27,7 +27,7 @@ $(READY): requirements.txt requirements-dev.txt
 	@touch $@
 
 demo: setup  ## topic → deployed LoRA through a real Airflow (KEEP=1 leaves it up, IMAGES=folder uses yours)
-	$(BIN)/python -m lora_factory.demo $(if $(KEEP),--keep) $(if $(IMAGES),--images "$(IMAGES)")
+	$(BIN)/python -m lora_factory.demo $(if $(KEEP),--keep) $(if $(IMAGES),--images "$(IMAGES)") $(if $(TOPIC),--topic "$(TOPIC)")
 
 demo-stop: setup  ## stop what a `make demo KEEP=1` left up
 	$(BIN)/python -m lora_factory.demo --stop

@@ -48,9 +48,8 @@ def main() -> int:
         met = (figure["value"] >= figure["goal"]) == (figure["better"] == "higher")
         met = met or figure["value"] == figure["goal"]
         mark = "met" if met else "MISSED"
-        sys.stdout.write(
-            f"{key:<36} {figure['value']:>10.4g} {figure['unit']:<10} {sign} {figure['goal']} {mark}\n"
-        )
+        value = f"{figure['value']:>10.4g} {figure['unit']:<10}"
+        sys.stdout.write(f"{key:<36} {value} {sign} {figure['goal']} {mark}\n")
     if failed:
         sys.stderr.write(f"benches that failed: {', '.join(failed)}\n")
     return 1 if failed else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import signal
 import sys
 import time
@@ -66,7 +67,7 @@ def _demo(args: argparse.Namespace) -> int:
             deployment.start()
             ready = time.monotonic() - begun
             say(f"Airflow is up after {ready:.0f} s: {deployment.api_url}")
-            summary = _run(deployment, images, args.topic)
+            summary = _run(deployment, images, args.topic or default_topic(images))
         summary["seconds"] |= {
             "set_up": _set_up_seconds(),
             "start_up": round(ready, 1),
@@ -110,6 +111,14 @@ def _run(deployment: Deployment, images: Path | None, topic: str) -> dict[str, A
     return summary
 
 
+def default_topic(images: Path | None) -> str:
+    """What the run is about where nobody said: the gallery's topic, or the folder's name."""
+    if images is None:
+        return TOPIC
+    words = re.sub(r"[\W_]+", " ", images.resolve().name).strip()
+    return words[:80].strip() or "images"
+
+
 def _set_up_seconds() -> float | None:
     """What `make setup` took, as it wrote it down: ``set up in N s``."""
     try:
@@ -127,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep", action="store_true", help="leave the deployment up")
     parser.add_argument("--stop", action="store_true", help="stop a kept deployment")
     parser.add_argument("--images", type=Path, help="a folder of images (captions in .txt)")
-    parser.add_argument("--topic", default=TOPIC)
+    parser.add_argument("--topic", help="what the images show; default: the gallery's topic")
     return parser
 
 

@@ -69,6 +69,9 @@ class Deployment:
             ServiceUnavailable: a part did not start; names its log.
             ConfigurationError: a DAG can't be imported.
         """
+        if self._folders and self.running():
+            log.info("restarting what was left up, so that it offers the folder")
+            self.processes.stop_all()
         self.postgres.__enter__()
         catalog = self.postgres.dsn("lora_factory")
         env = self.environment(self.postgres.dsn("airflow"), catalog)
