@@ -26,6 +26,7 @@ class TrainPlan(Contract):
     """``plan.json``: a complete training configuration (article, 3.1), each value with a reason."""
 
     base: str = Field(description="Name of the base in the profile")
+    base_revision: str = Field(description="Its resolved revision; training refuses another")
     domain: Domain
     rank: int = Field(ge=1, le=256, description="LoRA r")
     alpha: float = Field(gt=0, description="LoRA alpha; strength is alpha / rank")
@@ -34,12 +35,15 @@ class TrainPlan(Contract):
     batch_size: int = Field(ge=1)
     gradient_accumulation: int = Field(1, ge=1)
     epochs: int = Field(ge=1)
+    repeats: int = Field(1, ge=1, description="Times each image is shown in an epoch")
     steps: int = Field(ge=1, description="Optimizer steps in all")
     warmup_steps: int = Field(ge=0)
     resolution: int = Field(ge=8, description="Pixels; square crop")
     caption_dropout: float = Field(0.1, ge=0, le=1)
     flip: bool = True
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    ema_decay: float = Field(0.98, ge=0, lt=1, description="Of the LoRA weights; 0: none")
+    min_snr_gamma: float | None = Field(None, gt=0, description="Min-SNR weighting; None: none")
     seed: int = 0
     measurements: Measurements
     reasons: dict[str, str] = Field(default_factory=dict, description="Field → why this value")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+    from lora_factory.diffusion.lora_file import LoraFile
     from lora_factory.models.profiles import BaseEntry
 
 # Called after each denoising step with (steps done, steps in all); False cancels.
@@ -83,18 +84,25 @@ class DiffusionBase(Protocol):
             ModelError: no layer matches, or the name is taken.
         """
 
-    def copy_into_adapter(self, name: str, file: Path) -> None:
-        """Set an added adapter's weights from a LoRA file of the same layers and rank.
+    def read_adapter(self, file: Path) -> LoraFile:
+        """Read and check a LoRA file without attaching it.
 
         Raises:
-            ModelError: the file doesn't fit.
+            ModelError: another format, another base, keys left over, NaN or Inf.
+        """
+
+    def copy_into_adapter(self, name: str, source: LoraFile) -> None:
+        """Set an added adapter's weights, so that it acts as ``source`` does at strength 1.
+
+        Raises:
+            ModelError: ``source`` has other layers or ranks.
         """
 
     def load_adapter(self, name: str, file: Path) -> None:
         """Attach the LoRA in a safetensors file; doesn't change which adapter is active.
 
         Raises:
-            ModelError: another format, another base, keys left over, NaN or Inf.
+            ModelError: as :meth:`read_adapter`, or the name is taken.
         """
 
     def use_adapter(self, name: str | None, strength: float = 1.0) -> None:
@@ -102,6 +110,19 @@ class DiffusionBase(Protocol):
 
         Raises:
             ModelError: no such adapter.
+        """
+
+    def fuse_adapter(self, name: str, strength: float = 1.0) -> None:
+        """Add an adapter to the weights themselves: it then costs no time in each step.
+
+        Raises:
+            ModelError: no such adapter.
+        """
+
+    def unfuse_adapter(self) -> None:
+        """Take a fused adapter out of the weights again; the base alone is then active.
+
+        Half-precision weights come back rounded: load the base anew where that matters.
         """
 
     def drop_adapter(self, name: str) -> None:

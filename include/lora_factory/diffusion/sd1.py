@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_factory.diffusion.base import GenerationRequest, OnStep
-from lora_factory.diffusion.lora_file import Pair, read_lora, write_lora
+from lora_factory.diffusion.lora_file import LoraFile, Pair, read_lora, write_lora
 from lora_factory.errors import Interrupted, ModelError
 from lora_factory.models.loaders import device as best_device
 from lora_factory.models.loaders import pretrained
@@ -229,30 +229,36 @@ class Sd1Base:
             raise ModelError(msg) from err
         self._adapters.add(name)
         self.use_adapter(name)
-        return [weight for _, down, up in self._layers(name) for weight in (down, up)]
+        weights = [weight for _, down, up in self._layers(name) for weight in (down, up)]
+        for weight in weights:  # trained in full precision whatever the base's
+            weight.data = weight.data.float()
+        return weights
 
-    def copy_into_adapter(self, name: str, file: Path) -> None:
+    def read_adapter(self, file: Path) -> LoraFile:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        return read_lora(file, self._shapes)
+
+    def copy_into_adapter(self, name: str, source: LoraFile) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         import torch
 
-        found = read_lora(file, self._shapes).layers
-        layers = list(self._layers(name))
-        if {layer for layer, _, _ in layers} != found.keys():
-            msg = f"LoRA {file.name} has other layers than the adapter {name!r} to go on with"
+        layers = self._layers(name)
+        fits = {layer: down.shape for layer, down, _ in layers} == {
+            layer: pair.down.shape for layer, pair in source.layers.items()
+        }
+        if not fits:
+            msg = f"adapter {name!r} has other layers or ranks than the LoRA to go on from"
             raise ModelError(msg)
         with torch.no_grad():
             for layer, down, up in layers:
-                if found[layer].down.shape != down.shape:
-                    msg = f"LoRA {file.name}: layer {layer} has another rank than adapter {name!r}"
-                    raise ModelError(msg)
-                down.copy_(found[layer].down)
-                up.copy_(found[layer].up / self._scale(name))
+                down.copy_(source.layers[layer].down)
+                up.copy_(source.layers[layer].up / self._scale(name))
 
     def load_adapter(self, name: str, file: Path) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         self._claim(name)
         weights = {}
-        for layer, pair in read_lora(file, self._shapes).layers.items():
+        for layer, pair in self.read_adapter(file).layers.items():
             weights[f"{layer}.lora_A.weight"] = pair.down
             weights[f"{layer}.lora_B.weight"] = pair.up
         with warnings.catch_warnings():
@@ -273,6 +279,16 @@ class Sd1Base:
             msg = f"no adapter {name!r} is loaded; load it first"
             raise ModelError(msg)
         self._active = (name, strength)
+
+    def fuse_adapter(self, name: str, strength: float = 1.0) -> None:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        self.use_adapter(name, strength)
+        self._parts.unet.fuse_lora(adapter_names=[name])
+
+    def unfuse_adapter(self) -> None:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        self._parts.unet.unfuse_lora()
+        self.use_adapter(None)
 
     def drop_adapter(self, name: str) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""

@@ -1,0 +1,1 @@
+"""Tune: measures the dataset and the machine and recommends a training plan."""

@@ -1,0 +1,126 @@
+"""The article's ``LoRATuner`` (3.1): formulas from measurements to a training plan.
+
+Names and constants are the article's. Each method leaves in ``reasons`` why its value is
+what it is; limits of the base (``max_rank``, its own targets and rate) are part of it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lora_factory.contracts.evaluation import Advice
+from lora_factory.contracts.records import Domain
+
+if TYPE_CHECKING:
+    from lora_factory.models.profiles import BaseEntry
+    from lora_factory.tune.measure import DatasetMeasures
+
+MIN_RANK, MAX_RANK = 4, 128
+TARGETS: dict[Domain, tuple[str, ...]] = {
+    "art": ("to_k", "to_v", "to_q", "to_out.0"),
+    "photo": ("proj_in", "proj_out", "conv"),
+    "anime": ("to_k", "to_v", "ff.net.0.proj"),
+}
+BATCH = 16  # large enough for a steady gradient, small enough for many steps on a CPU
+EPOCH_IMAGES = 400  # small sets are repeated up to this many images an epoch
+TIME_SHARE = 0.8  # of the time allowed; the rest is caches, probes and checkpoints
+
+
+class LoRATuner:
+    """Recommends each value of a plan from what was measured."""
+
+    def __init__(self, dataset: DatasetMeasures, entry: BaseEntry, advice: Advice) -> None:
+        self.dataset = dataset
+        self.entry = entry
+        self.advice = advice
+        self.reasons: dict[str, str] = {}
+
+    def calculate_rank(self) -> int:
+        """clamp(4, 128, int(100 · (0.7 · semantic + 0.3 · visual))) × advice, ≤ max_rank."""
+        data = self.dataset
+        complexity = data.semantic_diversity * 0.7 + data.visual_variance * 0.3
+        rank = max(MIN_RANK, min(MAX_RANK, int(complexity * 100)))
+        scaled = max(1, round(rank * self.advice.rank_scale))
+        limited = min(scaled, self.entry.max_rank)
+        reason = (
+            f"complexity {complexity:.2f} = 0.7 × {data.semantic_diversity:.2f} "
+            f"+ 0.3 × {data.visual_variance:.2f} gives {rank}"
+        )
+        if scaled != rank:
+            reason += f"; advice × {self.advice.rank_scale:g} gives {scaled}"
+        if limited != scaled:
+            reason += f"; this base takes at most {limited}"
+        self.reasons["rank"] = reason
+        return limited
+
+    def calculate_alpha(self, rank: int) -> float:
+        """alpha = rank: strength 1, which every loader applies whether it reads alpha or not."""
+        self.reasons["alpha"] = "equal to the rank, so that every loader applies strength 1"
+        return float(rank)
+
+    def select_target_modules(self) -> tuple[str, ...]:
+        """The article's choice by domain, unless the base brings its own."""
+        if self.entry.targets:
+            self.reasons["target_modules"] = f"base {self.entry.name!r} brings its own list"
+            return self.entry.targets
+        self.reasons["target_modules"] = f"the article's choice for domain {self.dataset.domain!r}"
+        return TARGETS[self.dataset.domain]
+
+    def select_base_model(self, asked: str | None) -> str:
+        """The base asked for, else the profile's for this domain (chosen by the caller)."""
+        self.reasons["base"] = (
+            "asked for" if asked else f"the profile's base for domain {self.dataset.domain!r}"
+        )
+        return self.entry.name
+
+    def calculate_lr(self) -> float:
+        """rate of the base × (1 + 0.3 · log10(size)) × advice, rounded to 6 decimals.
+
+        The article starts from 1e-5, a rate for full fine-tuning; a LoRA needs about ten
+        times more (LoRA Without Regret, 2025) and how much depends on the base, so that
+        the base's entry in the profile gives it.
+        """
+        growth = 1 + math.log10(self.dataset.size) * 0.3
+        rate = round(self.entry.learning_rate * growth * self.advice.learning_rate_scale, 6)
+        self.reasons["learning_rate"] = (
+            f"{self.entry.learning_rate:g} of the base × {growth:.2f} by size"
+        )
+        if self.advice.learning_rate_scale != 1:
+            self.reasons["learning_rate"] += f" × {self.advice.learning_rate_scale:g} by advice"
+        return min(max(rate, 1e-6), 0.1)
+
+    def calculate_batch_size(self) -> int:
+        """The largest power of two ≤ 16 that the training set fills at least twice."""
+        batch = BATCH
+        while batch > 1 and batch * 2 > self.dataset.size:
+            batch //= 2
+        self.reasons["batch_size"] = (
+            f"at most {BATCH}, and {self.dataset.size} images fill it twice"
+        )
+        return batch
+
+    def calculate_repeats(self) -> int:
+        """How often an epoch shows each image: small sets are repeated to about 400 images.
+
+        "Epoch" in the article has no size; trainers' users count 200–400 image-repeats, so
+        that 10 epochs of 100 images and of 400 images train alike.
+        """
+        repeats = max(1, round(EPOCH_IMAGES / self.dataset.size))
+        self.reasons["repeats"] = (
+            f"{self.dataset.size} images repeated to about {EPOCH_IMAGES} an epoch"
+        )
+        return repeats
+
+    def calculate_steps(
+        self, epochs: int, images_per_step: int, seconds_per_image: float, max_minutes: float
+    ) -> int:
+        """epochs × repeats × size / images a step, within the time allowed."""
+        per_epoch = math.ceil(self.dataset.size * self.calculate_repeats() / images_per_step)
+        steps = epochs * per_epoch
+        affordable = int(max_minutes * 60 * TIME_SHARE / (seconds_per_image * images_per_step))
+        self.reasons["steps"] = f"{epochs} epochs of {per_epoch} steps"
+        if affordable < steps:
+            steps = max(1, affordable)
+            self.reasons["steps"] += f", cut to the {max_minutes:g} minutes allowed"
+        return steps
