@@ -189,8 +189,11 @@ def _favourites() -> Reply:
 
 
 def _offers() -> Reply:
-    advertisement = '<div class="ad banner"><a href="/soon.html">Buy now</a></div>'
-    return _plain("offers", advertisement * ADVERTISEMENTS, foot=f"Pictures: {MIT}.")
+    advertisements = "".join(
+        f'<div class="ad banner"><a href="/soon.html">{escape(icon["caption"])} sale</a></div>'
+        for icon in gallery()["icons"][:ADVERTISEMENTS]
+    )
+    return _plain("offers", advertisements, foot=f"Pictures: {MIT}.")
 
 
 def _pages() -> dict[str, Reply]:

@@ -1,0 +1,81 @@
+"""Bytes → a stored image, once by content; or the reason why not."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_factory.imaging.decode import ImageRejected, decode, sniff
+
+MAX_BYTES = 25 * 1024 * 1024
+MIN_SIDE = 16  # pixels; below are spacers, tracking pixels and bullets
+
+
+class Dropped(Exception):
+    """An image is not kept; ``reason`` is the code for the audit."""
+
+    def __init__(self, *, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """An image that decodes."""
+
+    data: bytes
+    sha256: str
+    file_name: str
+    width: int
+    height: int
+
+
+class ImageStore:
+    """``images/<sha256>.<ext>`` under ``out``, at most ``limit`` of them."""
+
+    def __init__(self, out: Path, limit: int) -> None:
+        self._folder = out / "images"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._limit = limit
+        self._seen: dict[str, str] = {}
+        self.bytes_kept = 0
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def check(self, data: bytes) -> CheckedImage:
+        """Look at the bytes; touches no state, so it may run in a thread.
+
+        Raises:
+            Dropped: ``too_large``, ``exact_duplicate``, ``too_small`` or a reason of the decoder.
+        """
+        if len(data) > MAX_BYTES:
+            raise Dropped(reason="too_large", detail=f"{len(data)} bytes, at most {MAX_BYTES}")
+        digest = hashlib.sha256(data).hexdigest()
+        self._refuse_duplicate(digest)  # before it costs a decoding
+        try:
+            picture = decode(data)
+        except ImageRejected as err:
+            raise Dropped(reason=err.reason, detail=str(err)) from err
+        if min(picture.size) < MIN_SIDE:
+            raise Dropped(reason="too_small", detail=f"{picture.width}×{picture.height} pixels")
+        name = f"images/{digest}.{sniff(data)}"
+        return CheckedImage(data, digest, name, picture.width, picture.height)
+
+    def keep(self, image: CheckedImage, url: str) -> None:
+        """Write an image.
+
+        Raises:
+            Dropped: ``exact_duplicate``, ``over_budget``.
+        """
+        self._refuse_duplicate(image.sha256)
+        if len(self._seen) >= self._limit:
+            raise Dropped(reason="over_budget", detail=f"{self._limit} images were wanted")
+        self._seen[image.sha256] = url
+        self.bytes_kept += len(image.data)
+        (self._folder / image.file_name.rpartition("/")[2]).write_bytes(image.data)
+
+    def _refuse_duplicate(self, digest: str) -> None:
+        if (first := self._seen.get(digest)) is not None:
+            raise Dropped(reason="exact_duplicate", detail=f"same bytes as {first}")

@@ -1,0 +1,26 @@
+"""What a crawl tells about itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lora_factory.contracts.base import StageReport
+
+
+class CrawlReport(StageReport):
+    """Stats of a raw artifact; ``counts`` are of images.
+
+    Files: ``images/<sha256>.<ext>``, ``records.jsonl``, ``audit.jsonl``.
+    """
+
+    source: Literal["web", "folder"]
+    pages_seen: int = Field(0, ge=0)
+    pages_kept: int = Field(0, ge=0)
+    pages_dropped: dict[str, int] = Field(default_factory=dict, description="Reason → pages")
+    bytes_kept: int = Field(0, ge=0, description="Size of the images kept")
+    licences: dict[str, int] = Field(default_factory=dict, description="Licence → images kept")
+    topics: dict[str, float] = Field(
+        default_factory=dict, description="Topic → mean score over the pages kept"
+    )

@@ -1,0 +1,150 @@
+"""Source ``web``: runs the spider in this process, whose reactor it uses up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from lora_factory.contracts.settings import Settings
+from lora_factory.contracts.specs import CrawlSpec
+from lora_factory.contracts.stage import StageContext
+from lora_factory.crawl.hosts import HostRules
+from lora_factory.crawl.images import MAX_BYTES, ImageStore
+from lora_factory.crawl.ledger import Ledger
+from lora_factory.crawl.links import canonical_url
+from lora_factory.crawl.optout import product_token
+from lora_factory.crawl.report import CrawlReport
+from lora_factory.crawl.topics import TopicBatcher
+from lora_factory.errors import DataError, SpecError
+from lora_factory.models.loaders import limit_threads, topic_classifier
+from lora_factory.models.profiles import load_profile
+
+log = logging.getLogger(__name__)
+
+POLL = 0.2  # seconds between looks at the stop flag
+STOP_GRACE = 2.0  # seconds for downloads under way; SIGKILL comes after 4
+
+
+def crawl_web(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
+    """Crawl from the seeds.
+
+    Raises:
+        ConfigurationError: the deployment allows no host.
+        SpecError: there is no seed.
+        DataError: no seed answered, or no image was kept.
+        Interrupted: asked to stop; what was fetched is kept in scratch.
+    """
+    rules = HostRules(ctx.settings.crawl_hosts)
+    if not spec.seeds:
+        msg = "source=web needs at least one URL in seeds"
+        raise SpecError(msg)
+    if not any(rules.allows(canonical_url(seed) or "") for seed in spec.seeds):
+        cause = "host_not_allowed, add its host to LORA_FACTORY_CRAWL_HOSTS"
+        raise _unreachable(dict.fromkeys(spec.seeds, cause))
+    limit_threads(ctx.settings)
+    classifier = topic_classifier(load_profile(spec.profile, ctx.settings))
+    ctx.check_stop()
+    ledger, store = Ledger(), ImageStore(ctx.out, spec.max_images)
+    spider = _run_spider(
+        {
+            "spec": spec,
+            "rules": rules,
+            "topics": TopicBatcher(classifier, spec.topics),
+            "store": store,
+            "ledger": ledger,
+            "token": product_token(ctx.settings.user_agent),
+        },
+        ctx,
+    )
+    ctx.check_stop()
+    for entry in spider.leftovers():
+        ledger.add(entry)
+    if not spider.reached:
+        raise _unreachable(spider.seed_errors)
+    ledger.bytes_kept = store.bytes_kept
+    ledger.write(ctx.out)
+    return ledger.report("web")
+
+
+def _unreachable(causes: dict[str, str]) -> DataError:
+    listed = "; ".join(f"{seed} ({cause})" for seed, cause in causes.items())
+    return DataError(f"no seed could be reached: {listed}")
+
+
+def _run_spider(job: dict[str, Any], ctx: StageContext) -> Any:
+    """Run the crawl to its end, or until ``ctx.stop``; returns the spider."""
+    for noisy in ("scrapy", "twisted", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    from scrapy.crawler import AsyncCrawlerProcess
+
+    from lora_factory.crawl.spider import CrawlJob, TopicSpider
+
+    process = AsyncCrawlerProcess(scrapy_settings(ctx.settings, ctx))
+    crawler = process.create_crawler(TopicSpider)
+    process.crawl(crawler, job=CrawlJob(**job))
+    _watch(ctx.stop, process)
+    process.start(install_signal_handlers=False)
+    return crawler.spider
+
+
+def _watch(stop: threading.Event, process: Any) -> None:
+    """Close the spider once ``stop`` is set; leave the reactor if that takes too long."""
+    from scrapy.utils.defer import deferred_from_coro
+    from twisted.internet import reactor
+
+    loop: Any = reactor
+
+    def look() -> None:
+        if not stop.is_set():
+            loop.callLater(POLL, look)
+            return
+        log.info("asked to stop: downloads under way have %.0f s", STOP_GRACE)
+        deferred_from_coro(process.stop())
+        loop.callLater(STOP_GRACE, leave)
+
+    def leave() -> None:
+        loop.crash()  # without waiting for the slowest server
+        loop.threadpool.stop()
+
+    loop.callLater(POLL, look)
+
+
+def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
+    """Scrapy's settings: what it would do by default beyond the web, or without limit, is off."""
+    room = "lora_factory.crawl"
+    return {
+        "LORA_FACTORY_HOSTS": list(settings.crawl_hosts),
+        "USER_AGENT": settings.user_agent,
+        "DOWNLOADER_MIDDLEWARES": {
+            f"{room}.middlewares.HostGuard": 10,
+            f"{room}.middlewares.RobotsMiddleware": 100,
+        },
+        "ITEM_PIPELINES": {f"{room}.pipelines.LedgerPipeline": 100},
+        "TWISTED_DNS_RESOLVER": f"{room}.middlewares.AllowedResolver",
+        "DOWNLOAD_HANDLERS": dict.fromkeys(("data", "file", "ftp", "s3")),
+        "EXTENSIONS": {
+            "scrapy.extensions.telnet.TelnetConsole": None,
+            "scrapy.extensions.remote_control.RemoteControl": None,
+        },
+        "TELNETCONSOLE_ENABLED": False,
+        "REMOTE_CONTROL_ENABLED": False,
+        "HTTPPROXY_ENABLED": False,  # a proxy would resolve names elsewhere
+        "COOKIES_ENABLED": False,
+        "METAREFRESH_ENABLED": False,
+        "DOWNLOAD_VERIFY_CERTIFICATES": True,
+        "DOWNLOAD_TIMEOUT": 20,
+        "DOWNLOAD_MAXSIZE": MAX_BYTES,
+        "DOWNLOAD_WARNSIZE": 0,
+        "RETRY_TIMES": 2,
+        "RETRY_GIVE_UP_LOG_LEVEL": "INFO",
+        "REDIRECT_MAX_TIMES": 5,
+        "DNS_TIMEOUT": 20,
+        "HTTPCACHE_ENABLED": True,
+        "HTTPCACHE_STORAGE": f"{room}.cache.ResponseCache",
+        "HTTPCACHE_DIR": str(ctx.scratch / "responses"),
+        "HTTPCACHE_IGNORE_HTTP_CODES": [408, 429, *range(500, 600)],
+        "LOG_INSTALL_ROOT_HANDLER": False,  # the process's own handlers take Scrapy's lines
+        "LOGSTATS_INTERVAL": 0,
+        "STATS_DUMP": False,
+    }
