@@ -1,0 +1,166 @@
+"""dataset + plan [+ parent] → lora.
+
+Writes ``lora.safetensors`` (loads in plain diffusers), ``training.jsonl``, ``loss.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import shutil
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from lora_factory.contracts.base import Counts
+from lora_factory.contracts.manifest import Kind
+from lora_factory.contracts.records import DatasetInfo, DatasetRecord, read_jsonl
+from lora_factory.contracts.specs import TrainSpec
+from lora_factory.contracts.stage import StageContext
+from lora_factory.contracts.training import TrainPlan, TrainReport
+from lora_factory.diffusion.families import load_base
+from lora_factory.errors import ArtifactError, ModelError
+from lora_factory.models.loaders import limit_threads
+from lora_factory.models.profiles import BaseEntry, load_profile
+from lora_factory.train.data import load_split
+from lora_factory.train.loop import Data, LoRATrainer, Outcome
+from lora_factory.train.plot import plot_losses
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+
+    from lora_factory.diffusion.base import DiffusionBase
+
+log = logging.getLogger(__name__)
+KIND: Kind = "lora"
+VERSION = 1
+SPEC = TrainSpec
+ADAPTER = "trained"
+
+
+def roles(spec: TrainSpec) -> tuple[str, ...]:  # noqa: ARG001 - the plan names the base
+    """Any base may be the plan's, and a changed base must give a new artifact."""
+    return ("base:*",)
+
+
+def run(spec: TrainSpec, ctx: StageContext) -> TrainReport:
+    """Encode, train, write.
+
+    Raises:
+        TrainingError: training diverged.
+        ModelError: the base is missing or not the one the plan was made for, or the parent
+            doesn't fit it.
+        ArtifactError: dataset or plan can't be read.
+        Interrupted: asked to stop; the next run goes on from the checkpoint.
+    """
+    limit_threads(ctx.settings)
+    plan, info = read_inputs(ctx)
+    base = load_base(plan_entry(spec, plan, ctx))
+    train = load_split("train", plan, base, ctx)
+    if train is None:
+        msg = f"dataset {ctx.inputs['dataset'].path} has no training image; label it again"
+        raise ArtifactError(msg)
+    validation = load_split("validation", plan, base, ctx)
+    if validation is None:
+        log.warning("no validation split: the probe uses training images and can't see overfitting")
+    parameters = attach_adapter(plan, base, ctx)
+    trainer = LoRATrainer(plan, base, Data(train, validation or train), parameters, ctx)
+    outcome = trainer.train()
+    rank = int(parameters[0].shape[0])
+    base.save_adapter(ADAPTER, ctx.out / "lora.safetensors", metadata(plan, info, outcome, ctx))
+    shutil.copyfile(ctx.scratch / "training.jsonl", ctx.out / "training.jsonl")
+    plot_losses(trainer.monitor, outcome.best_step, ctx.out / "loss.png")
+    return TrainReport(
+        counts=Counts(seen=len(train), kept=len(train)),
+        base=plan.base,
+        trigger=info.trigger,
+        rank=rank,
+        steps=outcome.steps,
+        best_step=outcome.best_step,
+        resumed_from=outcome.resumed_from,
+        train_loss=trainer.monitor.recent_loss(),
+        validation_loss_before=outcome.before,
+        validation_loss=outcome.best,
+        images_per_second=outcome.images_per_second,
+        peak_memory_mb=peak_memory_mb(base.device),
+        stopped_by=outcome.stopped_by,
+    )
+
+
+def read_inputs(ctx: StageContext) -> tuple[TrainPlan, DatasetInfo]:
+    """``plan.json`` and ``dataset.json``.
+
+    Raises:
+        ArtifactError: one is missing or damaged.
+    """
+    file = ctx.inputs["plan"].path / "plan.json"
+    try:
+        plan = TrainPlan.model_validate_json(file.read_bytes())
+        file = ctx.inputs["dataset"].path / "dataset.json"
+        info = DatasetInfo.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as err:
+        msg = f"{file} can't be read; make its artifact again"
+        raise ArtifactError(msg) from err
+    return plan, info
+
+
+def plan_entry(spec: TrainSpec, plan: TrainPlan, ctx: StageContext) -> BaseEntry:
+    """The base of the plan, unchanged since the plan was made.
+
+    Raises:
+        ModelError: it changed.
+    """
+    entry = load_profile(spec.profile, ctx.settings).base(plan.base, plan.domain)
+    if entry.resolve_revision() != plan.base_revision:
+        msg = f"base {plan.base!r} changed since the plan was made; tune again"
+        raise ModelError(msg)
+    return entry
+
+
+def attach_adapter(plan: TrainPlan, base: DiffusionBase, ctx: StageContext) -> list[Parameter]:
+    """A fresh adapter by the plan, or the parent's weights in the parent's rank and layers."""
+    if "parent" not in ctx.inputs:
+        return base.add_adapter(ADAPTER, plan.rank, plan.alpha, plan.target_modules, seed=plan.seed)
+    parent = base.read_adapter(ctx.inputs["parent"].path / "lora.safetensors")
+    alpha = plan.alpha / plan.rank * parent.rank
+    parameters = base.add_adapter(ADAPTER, parent.rank, alpha, tuple(parent.layers))
+    base.copy_into_adapter(ADAPTER, parent)
+    log.info("going on from the parent's weights (rank %d)", parent.rank)
+    return parameters
+
+
+def metadata(
+    plan: TrainPlan, info: DatasetInfo, outcome: Outcome, ctx: StageContext
+) -> dict[str, str]:
+    """What the file's header tells besides the family's own keys (modelspec, kohya ``ss_*``)."""
+    dataset = ctx.inputs["dataset"]
+    records = list(read_jsonl(dataset.path / "train" / "metadata.jsonl", DatasetRecord))
+    tags = Counter(word for record in records for word in record.labels.keywords)
+    return {
+        "modelspec.title": f"{info.domain}_{info.style}",
+        "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "modelspec.trigger_phrase": info.trigger,
+        "ss_output_name": info.trigger,
+        "ss_learning_rate": str(plan.learning_rate),
+        "ss_steps": str(outcome.best_step),
+        "ss_num_train_images": str(len(records)),
+        "ss_tag_frequency": json.dumps({info.trigger: dict(tags.most_common(200))}),
+        "lora_factory.base": plan.base,
+        "lora_factory.base_revision": plan.base_revision,
+        "lora_factory.dataset_sha256": dataset.sha256,
+        "lora_factory.licences": json.dumps(Counter(record.licence for record in records)),
+    }
+
+
+def peak_memory_mb(device: str) -> float:
+    """Peak memory of the accelerator, or of this process where there is none, MiB."""
+    import torch
+
+    if device == "cuda":
+        return float(torch.cuda.max_memory_allocated() / 2**20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
