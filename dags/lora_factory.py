@@ -1,0 +1,121 @@
+"""
+# From a topic to a deployed LoRA
+
+`plan → crawl → attempt 1 … 3 (sanitize → label → tune → train → evaluate → gate) → deploy → result`
+
+* **plan** checks the whole configuration against the deployment, before anything runs; with
+  *Approve the plan* it then waits for a person.
+* **gate** reads the evaluation: pass → deploy; fail → the next attempt, refined by the
+  evaluation's advice and with 2 more epochs; after the last attempt the run gives up and fails.
+* **result** returns verdict, scores, model and the URI of every artifact made.
+
+*Start from* and *Stop after* make any part a run. Each task hands on only the URI and hash of
+its artifact. A task that failed for a passing reason is retried and goes on where it was.
+Train and evaluate run in the pool `gpu` and, under Celery, on the queue `gpu`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, TaskGroup
+
+from lora_factory.contracts.run import MAX_ATTEMPTS
+from lora_factory_airflow.operators.crawl import CrawlOperator
+from lora_factory_airflow.operators.deploy import DeployOperator
+from lora_factory_airflow.operators.evaluate import EvaluateOperator
+from lora_factory_airflow.operators.gate import GateOperator
+from lora_factory_airflow.operators.label import LabelOperator
+from lora_factory_airflow.operators.plan import PlanOperator
+from lora_factory_airflow.operators.result import ResultOperator
+from lora_factory_airflow.operators.sanitize import SanitizeOperator
+from lora_factory_airflow.operators.train import TrainOperator
+from lora_factory_airflow.operators.tune import TuneOperator
+from lora_factory_airflow.params import run_params
+
+GPU = {"pool": "gpu", "queue": "gpu"}
+IN_ATTEMPT = ("sanitize", "label", "tune", "train", "evaluate", "gate")
+ATTEMPTS = range(1, MAX_ATTEMPTS + 1)
+
+with DAG(
+    dag_id="lora_factory",
+    schedule=None,
+    params=run_params(),
+    tags=["lora-factory"],
+    doc_md=__doc__,
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=10),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(minutes=5),
+        # Nothing failed before it; plan and gates skip by name whatever is not to run.
+        "trigger_rule": "none_failed",
+    },
+) as dag:
+    plan = PlanOperator(
+        task_id="plan",
+        subject="Approve the plan of this run?",
+        stages={
+            "crawl": ("crawl", 0),
+            **{f"attempt_{n}.{stage}": (stage, n) for n in ATTEMPTS for stage in IN_ATTEMPT},
+            "deploy": ("deploy", 0),
+        },
+    )
+    crawl = CrawlOperator(task_id="crawl", spec=plan.output["crawl"])
+    trains, evaluations, gates = [], [], []
+    for n in ATTEMPTS:
+        advice = {"advice": evaluations[-1].output} if evaluations else {}
+        with TaskGroup(f"attempt_{n}"):
+            sanitize = SanitizeOperator(
+                task_id="sanitize",
+                spec=plan.output["sanitize"],
+                inputs={"raw": crawl.output, **advice},
+            )
+            label = LabelOperator(
+                task_id="label",
+                spec=plan.output["label"],
+                inputs={"clean": sanitize.output, **advice},
+            )
+            tune = TuneOperator(
+                task_id="tune",
+                spec=plan.output[f"tune_{n}"],
+                inputs={"dataset": label.output, **advice},
+            )
+            train = TrainOperator(
+                task_id="train",
+                spec=plan.output["train"],
+                inputs={"dataset": label.output, "plan": tune.output},
+                **GPU,
+            )
+            evaluate = EvaluateOperator(
+                task_id="evaluate",
+                spec=plan.output["evaluate"],
+                inputs={"lora": train.output, "dataset": label.output},
+                **GPU,
+            )
+            gate = GateOperator(
+                task_id="gate",
+                spec=plan.output["gate"],
+                evaluation=evaluate.output,
+                attempt=n,
+                if_passed="deploy",
+                if_failed=f"attempt_{n + 1}.sanitize",
+                if_given_up="result",
+            )
+        if gates:
+            gates[-1] >> sanitize
+        trains.append(train)
+        evaluations.append(evaluate)
+        gates.append(gate)
+    deploy = DeployOperator(
+        task_id="deploy",
+        spec=plan.output["deploy"],
+        inputs={
+            "lora": [train.output for train in trains],
+            "evaluation": [evaluate.output for evaluate in evaluations],
+        },
+    )
+    result = ResultOperator(task_id="result", spec=plan.output["result"], plan=plan.output)
+    gates >> deploy
+    # Directly, since a part run skips what would otherwise stand between.
+    [task for task in dag.tasks if task is not result] >> result

@@ -1,0 +1,75 @@
+"""evaluation → which way the run goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import BaseBranchOperator
+
+from lora_factory.contracts.evaluation import EvaluationReport
+from lora_factory.errors import FactoryError
+from lora_factory.store.artifacts import open_store
+from lora_factory_airflow.hooks.deployment import DeploymentHook
+from lora_factory_airflow.operators._base import fail, last_uri
+
+
+class GateOperator(BaseBranchOperator):
+    """Pass → deploy; fail → the next attempt; last failure → give up.
+
+    Skips all that can no longer be reached, not just the tasks next to it, so that trigger
+    rule ``none_failed`` serves everywhere and no scheduler round is spent on each task.
+
+    Args:
+        spec: ``attempts`` of this run; ``evaluation`` to judge where no task made one.
+        evaluation: StageResult of this attempt's evaluation.
+        attempt: number of this attempt, from 1.
+        if_passed, if_failed, if_given_up: task ids to go on with.
+    """
+
+    template_fields: Sequence[str] = ("spec", "evaluation")
+
+    def __init__(
+        self,
+        *,
+        spec: Any,
+        evaluation: Any,
+        attempt: int,
+        if_passed: str,
+        if_failed: str,
+        if_given_up: str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.spec = spec
+        self.evaluation = evaluation
+        self.attempt = attempt
+        self.if_passed = if_passed
+        self.if_failed = if_failed
+        self.if_given_up = if_given_up
+
+    def choose_branch(self, context: Any) -> str:  # noqa: ARG002
+        """The task id to go on with."""
+        try:
+            uri = last_uri(self.evaluation) or str(self.spec["evaluation"])
+            store = open_store(DeploymentHook().settings())
+            report = EvaluationReport.model_validate(store.read_manifest(uri).stats)
+        except FactoryError as err:
+            raise fail(err) from None
+        broken = [gate.name for gate in report.gates if not gate.passed]
+        self.log.info(
+            "attempt %d: %s, overall %.3f of %.3f%s",
+            *(self.attempt, report.verdict, report.overall, report.threshold),
+            f", hard gates failed: {', '.join(broken)}" if broken else "",
+        )
+        if report.verdict == "pass":
+            return self.if_passed
+        return self.if_failed if self.attempt < self.spec["attempts"] else self.if_given_up
+
+    def execute(self, context: Any) -> str:
+        """Follow one branch and skip whatever is reachable by the others only."""
+        branch = self.choose_branch(context)
+        kept = {branch, *context["dag"].get_task(branch).get_flat_relative_ids(upstream=False)}
+        others = context["task"].get_flat_relatives(upstream=False)
+        self.skip(context["ti"], [task for task in others if task.task_id not in kept])
+        return branch

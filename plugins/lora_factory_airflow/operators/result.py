@@ -1,0 +1,84 @@
+"""The run's one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from lora_factory.contracts.evaluation import DeployReport, EvaluationReport
+from lora_factory.errors import FactoryError
+from lora_factory.store.artifacts import ArtifactStore, open_store
+from lora_factory_airflow.hooks.deployment import DeploymentHook
+from lora_factory_airflow.operators._base import StageOperator, fail
+
+
+class ResultOperator(BaseOperator):
+    """Verdict, attempts, model and URIs of a run; giving up fails it.
+
+    Returns a dict: ``verdict`` (pass, fail, or None when nothing was evaluated),
+    ``attempts``, ``overall``, ``threshold``, ``name``, ``evaluation`` (URI of the last one),
+    ``model`` (endpoint, version, trigger, base, lora; None when nothing was deployed) and
+    ``stages`` (task id → StageResult of every stage that ran).
+
+    Args:
+        spec: ``name`` of the adapter; ``evaluation`` to report where no task made one.
+        plan: the RunPlan.
+    """
+
+    template_fields: Sequence[str] = ("spec", "plan")
+
+    def __init__(self, *, spec: Any, plan: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = spec
+        self.plan = plan
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Collect; fail the run when no attempt passed."""
+        stages = self._stages(context)
+        try:
+            store = open_store(DeploymentHook().settings())
+            result = {"name": self.spec["name"], **self._judged(stages, store), "stages": stages}
+            result["model"] = _model(stages.get("deploy"), store)
+        except FactoryError as err:
+            raise fail(err) from None
+        if "deploy" in self.plan["stages"] and result["model"] is None:
+            context["ti"].xcom_push(key="return_value", value=result)
+            msg = (
+                f"gave up after {result['attempts']} attempt(s): overall {result['overall']:.3f}, "
+                f"needed {result['threshold']:.3f}; the last report is {result['evaluation']}"
+            )
+            raise AirflowFailException(msg)
+        self.log.info("%s", result)
+        return result
+
+    def _stages(self, context: Any) -> dict[str, dict[str, Any]]:
+        """StageResults by task id, in the order of the graph."""
+        before = context["task"].get_flat_relative_ids(upstream=True)
+        tasks = [task for task in context["dag"].topological_sort() if task.task_id in before]
+        ids = [task.task_id for task in tasks if isinstance(task, StageOperator)]
+        found = {id_: context["ti"].xcom_pull(task_ids=id_) for id_ in ids}
+        return {id_: value for id_, value in found.items() if value is not None}
+
+    def _judged(self, stages: dict[str, dict[str, Any]], store: ArtifactStore) -> dict[str, Any]:
+        """Verdict and scores of the last evaluation."""
+        uris = [r["manifest_uri"] for id_, r in stages.items() if id_.endswith(".evaluate")]
+        uri = uris[-1] if uris else self.spec["evaluation"]
+        answer = {"attempts": len(uris), "verdict": None, "evaluation": uri}
+        if uri is None:
+            return answer
+        report = EvaluationReport.model_validate(store.read_manifest(uri).stats)
+        return answer | report.model_dump(include={"verdict", "overall", "threshold"})
+
+
+def _model(release: dict[str, Any] | None, store: ArtifactStore) -> dict[str, Any] | None:
+    """What was deployed, and where."""
+    if release is None:
+        return None
+    manifest = store.read_manifest(release["manifest_uri"])
+    report = DeployReport.model_validate(manifest.stats)
+    lora = next(entry.manifest_uri for entry in manifest.inputs if entry.name == "lora")
+    fields = {"name", "version", "endpoint", "trigger", "base", "target"}
+    return {**report.model_dump(include=fields), "lora": lora}

@@ -1,0 +1,124 @@
+"""Plays ``python -m lora_factory <stage>``: checks the spec, commits an artifact, reports.
+
+Everything but the work is real: spec models, store, manifests, report file, exit status.
+An evaluation passes once the LoRA's plan has LORA_FACTORY_FAKE_PASS_EPOCHS epochs.
+LORA_FACTORY_FAKE_ERROR="<stage>:<error class>" makes a stage fail;
+with LORA_FACTORY_FAKE_ONCE=<file> only until that file exists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lora_factory import errors
+from lora_factory.contracts import specs
+from lora_factory.contracts.base import Counts, StageSpec, sha256_json
+from lora_factory.contracts.evaluation import Advice, DeployReport, EvaluationReport
+from lora_factory.contracts.manifest import InputEntry, Manifest, StageResult
+from lora_factory.contracts.settings import Settings
+from lora_factory.store.artifacts import ArtifactStore, open_store
+
+KINDS = {
+    "crawl": "raw",
+    "sanitize": "clean",
+    "label": "dataset",
+    "tune": "plan",
+    "train": "lora",
+    "evaluate": "evaluation",
+    "deploy": "release",
+}
+
+
+def main() -> int:
+    args = sys.argv[sys.argv.index("lora_factory") + 1 :]
+    stage = args[0]
+    spec_file, report = Path(args[args.index("--spec") + 1]), Path(args[args.index("--report") + 1])
+    spec_type: type[StageSpec] = getattr(specs, f"{stage.title()}Spec")
+    spec = spec_type.model_validate(json.loads(spec_file.read_text()))
+    sys.stderr.write(f"INFO lora_factory.{stage}: {spec.model_dump_json()}\n")
+    failing, _, name = os.environ.get("LORA_FACTORY_FAKE_ERROR", "").partition(":")
+    if stage == failing and not _happened():
+        kind = getattr(errors, name)
+        error = {"type": name, "message": f"{stage} was told to fail", "transient": kind.transient}
+        report.write_text(json.dumps({"error": error}))
+        return 75 if kind.transient else 1
+    report.write_text(_commit(stage, spec).model_dump_json())
+    return 0
+
+
+def _happened() -> bool:
+    marker = os.environ.get("LORA_FACTORY_FAKE_ONCE")
+    if not marker:
+        return False
+    before = Path(marker).exists()
+    Path(marker).touch()
+    return before
+
+
+def _commit(stage: str, spec: StageSpec) -> StageResult:
+    store = open_store(Settings.from_environment())
+    inputs = {name: uri for name in spec.inputs if (uri := getattr(spec, name)) is not None}
+    entries = tuple(
+        InputEntry(name=name, manifest_uri=uri.partition("#")[0], sha256=uri.rpartition("=")[2])
+        for name, uri in inputs.items()
+        if store.read_manifest(uri)
+    )
+    values = spec.model_dump(mode="json")
+    draft = Manifest(
+        kind=KINDS[stage],
+        stage=stage,
+        stage_version=1,
+        key=sha256_json([stage, values])[:24],
+        attempt="a1",
+        spec=values,
+        inputs=entries,
+        counts=Counts(seen=3, kept=2, dropped={"told_to": 1}),
+        stats=_stats(stage, spec, store),
+        code_version="0",
+        created_at=datetime.now(UTC),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "file.txt").write_text(stage)
+        uri = store.commit(Path(folder), draft)
+    return StageResult(manifest_uri=uri, sha256=uri.rpartition("=")[2], counts=draft.counts)
+
+
+def _stats(stage: str, spec: StageSpec, store: ArtifactStore) -> dict[str, object]:
+    if isinstance(spec, specs.EvaluateSpec):
+        lora = store.read_manifest(spec.lora)
+        plan = next(entry for entry in lora.inputs if entry.name == "plan")
+        epochs = store.read_manifest(plan.manifest_uri).spec["epochs"]
+        passed = epochs >= int(os.environ["LORA_FACTORY_FAKE_PASS_EPOCHS"])
+        return EvaluationReport(
+            verdict="pass" if passed else "fail",
+            overall=0.9 if passed else 0.5,
+            overall_low=0.4,
+            threshold=spec.threshold,
+            metrics=(),
+            gates=(),
+            advice=Advice(),
+            prompts=(),
+            trigger="t",
+            base="b",
+            scorer="s",
+        ).model_dump(mode="json")
+    if isinstance(spec, specs.DeploySpec):
+        return DeployReport(
+            name=spec.name,
+            version="v1",
+            target=spec.target,
+            endpoint="http://127.0.0.1:1/generate",
+            smoke_seconds=0.1,
+            base="b",
+            trigger="t",
+        ).model_dump(mode="json")
+    return {"stage": stage}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
