@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from lora_factory.contracts.records import DatasetInfo, DatasetRecord, write_jso
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.stage import LocalArtifact, StageContext
 from lora_factory.contracts.training import Measurements, TrainPlan
+from lora_factory.diffusion.base import DiffusionBase
+from lora_factory.diffusion.families import load_base
 from lora_factory.models.profiles import PACKAGE, load_profile
 
 ICONS = sorted((PACKAGE / "demo" / "gallery" / "icons").glob("*.png"))
@@ -132,3 +135,9 @@ def context(work: Path, **inputs: LocalArtifact) -> StageContext:
 def read_rows(file: Path) -> list[dict[str, float]]:
     """Rows of ``training.jsonl``."""
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@functools.cache
+def embedded_base() -> DiffusionBase:
+    """The embedded base, loaded once a process; leave no adapter on it."""
+    return load_base(load_profile("embedded", Settings()).base(None, "art"), device="cpu")

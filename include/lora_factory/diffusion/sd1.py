@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,14 +54,12 @@ def load(entry: BaseEntry, *, device: str | None = None) -> Sd1Base:
     dtype = torch.float32 if device == "cpu" else getattr(torch, entry.dtype)
 
     def weights(loader: Callable[..., Any], subfolder: str, **dtypes: Any) -> Any:
-        model, info = pretrained(
-            loader,
-            entry,
-            subfolder=subfolder,
-            use_safetensors=True,
-            output_loading_info=True,
-            **dtypes,
-        )
+        options = {"subfolder": subfolder, "use_safetensors": True, "output_loading_info": True}
+        try:
+            model, info = pretrained(loader, entry, **options, **dtypes)
+        except ModelError as err:
+            msg = f"base {entry.name!r}, {subfolder}: {err}"
+            raise ModelError(msg) from err
         # diffusers fills missing weights at random with no more than a warning.
         lacking = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]
         if lacking:
@@ -219,14 +218,16 @@ class Sd1Base:
         from peft import LoraConfig
 
         self._claim(name)
+        ends = tuple(f".{target}" for target in targets)
+        if not any(f".{layer}".endswith(ends) for layer in self._shapes):
+            msg = (
+                f"base {self.entry.name!r}: no layer is named {', '.join(targets)}; correct targets"
+            )
+            raise ModelError(msg)
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                self._parts.unet.add_adapter(config, name)
-        except ValueError as err:
-            msg = f"base {self.entry.name!r}: no LoRA layer fits: {str(err).splitlines()[0]}"
-            raise ModelError(msg) from err
+        with torch.random.fork_rng(devices=[]), _several_adapters():
+            torch.manual_seed(seed)
+            self._parts.unet.add_adapter(config, name)
         self._adapters.add(name)
         self.use_adapter(name)
         weights = [weight for _, down, up in self._layers(name) for weight in (down, up)]
@@ -261,8 +262,7 @@ class Sd1Base:
         for layer, pair in self.read_adapter(file).layers.items():
             weights[f"{layer}.lora_A.weight"] = pair.down
             weights[f"{layer}.lora_B.weight"] = pair.up
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # we mean several
+        with _several_adapters():
             self._parts.unet.load_lora_adapter(weights, prefix=None, adapter_name=name)
         self._adapters.add(name)
         self.use_adapter(*self._active)
@@ -294,8 +294,7 @@ class Sd1Base:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         if name not in self._adapters:
             return
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
+        with _several_adapters():
             self._parts.unet.delete_adapters(name)
         self._adapters.remove(name)
         if self._active[0] == name:
@@ -381,6 +380,15 @@ class Sd1Base:
             for layer, module in self._parts.unet.named_modules()
             if isinstance(module, LoraLayer) and name in module.lora_A
         ]
+
+
+@contextmanager
+def _several_adapters() -> Iterator[None]:
+    """Silence peft's warnings about several adapters on one model: here it is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
+        yield
 
 
 def _check(entry: BaseEntry, parts: Parts) -> None:
