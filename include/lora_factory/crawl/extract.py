@@ -145,7 +145,8 @@ class _Reader:
     def _images(self) -> Iterable[ImageRef]:
         seen: set[str] = set()
         for tag in self.tags:
-            url = canonical_url(self._source(tag), self.base)
+            source = self._source(tag)
+            url = canonical_url(source, self.base) if source else None
             if url is None or url in seen:
                 continue
             seen.add(url)
@@ -162,8 +163,9 @@ class _Reader:
     def _source(self, tag: Tag) -> str:
         """The largest picture an ``<img>`` offers, lazy attributes before ``src``."""
         sets = [_attribute(tag, "srcset"), _attribute(tag, "data-srcset")]
-        if isinstance(tag.parent, Tag) and tag.parent.name == "picture":
-            for source in tag.parent.find_all("source"):
+        picture = tag.find_parent("picture")
+        if isinstance(picture, Tag):
+            for source in picture.find_all("source"):
                 if _attribute(source, "type").lower() in READABLE:
                     sets += [_attribute(source, "srcset"), _attribute(source, "data-srcset")]
         found = [largest(", ".join(text for text in sets if text))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -33,7 +34,7 @@ class HostRules:
         self._pairs: set[tuple[str, int]] = set()
         for entry in allowed:
             found = host_and_port(f"http://{entry.strip().lower()}/")
-            if found is None:
+            if found is None or re.search(r"[\s/?#@]", entry.strip()):
                 msg = f"LORA_FACTORY_CRAWL_HOSTS: {entry!r} is neither host nor host:port"
                 raise ConfigurationError(msg)
             self._pairs.add(found)

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Scripts written without spaces count one character as one word.
-WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+(?:['’][^\W_]+)*")
+# Chinese and Japanese put no spaces between words: a character counts as one.
+_CJK = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = rf"[^\W_{_CJK}]+"
+WORDS = re.compile(rf"[{_CJK}]|{_WORD}(?:['’]{_WORD})*")
 AD_TOKENS = frozenset({
     "ad", "ads", "advert", "adverts", "advertisement", "advertisements", "advertising",
     "banner", "banners", "sponsor", "sponsored", "adsbygoogle",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import scrapy
@@ -51,7 +51,7 @@ class CrawlJob:
     topics: TopicBatcher
     store: ImageStore
     ledger: Ledger
-    token: str = field(metadata={"doc": "name robots.txt addresses us by"})
+    token: str  # the name robots.txt addresses us by
 
 
 @dataclass(frozen=True)

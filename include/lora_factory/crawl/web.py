@@ -74,13 +74,13 @@ def _unreachable(causes: dict[str, str]) -> DataError:
 
 def _run_spider(job: dict[str, Any], ctx: StageContext) -> Any:
     """Run the crawl to its end, or until ``ctx.stop``; returns the spider."""
-    for noisy in ("scrapy", "twisted", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     from scrapy.crawler import AsyncCrawlerProcess
 
     from lora_factory.crawl.spider import CrawlJob, TopicSpider
 
     process = AsyncCrawlerProcess(scrapy_settings(ctx.settings, ctx))
+    for noisy in ("scrapy", "twisted", "asyncio"):  # after Scrapy has set its own levels
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     crawler = process.create_crawler(TopicSpider)
     process.crawl(crawler, job=CrawlJob(**job))
     _watch(ctx.stop, process)
@@ -144,6 +144,7 @@ def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         "HTTPCACHE_STORAGE": f"{room}.cache.ResponseCache",
         "HTTPCACHE_DIR": str(ctx.scratch / "responses"),
         "HTTPCACHE_IGNORE_HTTP_CODES": [408, 429, *range(500, 600)],
+        "LOG_VERSIONS": [],
         "LOG_INSTALL_ROOT_HANDLER": False,  # the process's own handlers take Scrapy's lines
         "LOGSTATS_INTERVAL": 0,
         "STATS_DUMP": False,

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from scrapy import Request
+from scrapy.http import HtmlResponse, Response
+from scrapy.settings import Settings
+from scrapy.utils.request import RequestFingerprinter
+from twisted.internet.error import DNSLookupError
+
+from lora_factory.contracts.settings import Settings as Deployment
+from lora_factory.contracts.stage import StageContext
+from lora_factory.crawl.cache import ResponseCache
+from lora_factory.crawl.middlewares import (
+    AllowedResolver,
+    HostGuard,
+    Refused,
+    RobotsMiddleware,
+)
+from lora_factory.crawl.spider import explain
+from lora_factory.crawl.web import scrapy_settings
+
+HOSTS = Settings({"LORA_FACTORY_HOSTS": ["gallery.example", "127.0.0.1:8800"]})
+
+
+def test_guard_refuses_every_other_host() -> None:
+    guard = HostGuard.from_crawler(SimpleNamespace(settings=HOSTS))
+    guard.process_request(Request("http://gallery.example/robots.txt"))
+    with pytest.raises(Refused) as refused:
+        guard.process_request(Request("http://127.0.0.1:8801/"))
+    assert refused.value.reason == "host_not_allowed"
+    assert explain(refused.value) == ("host_not_allowed", "127.0.0.1:8801 is not listed")
+
+
+def test_guard_without_hosts_is_not_built() -> None:
+    with pytest.raises(Exception, match="LORA_FACTORY_CRAWL_HOSTS"):
+        HostGuard.from_crawler(SimpleNamespace(settings=Settings()))
+
+
+def test_resolver_looks_up_allowed_names_only() -> None:
+    resolver = AllowedResolver.from_crawler(SimpleNamespace(settings=HOSTS), reactor=None)
+    failures: list[Any] = []
+    resolver.getHostByName("metadata.internal").addErrback(failures.append)
+    assert isinstance(failures[0].value, DNSLookupError)
+
+
+class Engine:
+    """Answers robots.txt; counts how often it was asked."""
+
+    def __init__(self, answer: Response | Exception) -> None:
+        self.answer, self.asked = answer, 0
+
+    async def download_async(self, request: Request) -> Response:
+        assert request.url == "http://gallery.example/robots.txt"
+        self.asked += 1
+        await asyncio.sleep(0)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def closed(answer: Response | Exception, *paths: str) -> tuple[list[str], int]:
+    """Which of the paths robots.txt closes to us, and how often it was fetched."""
+    engine = Engine(answer)
+    settings = Settings({"USER_AGENT": "LoRAFactoryBot/0.1 (+https://example.org)"})
+    middleware = RobotsMiddleware.from_crawler(SimpleNamespace(settings=settings, engine=engine))
+
+    async def ask(path: str) -> str | None:
+        try:
+            await middleware.process_request(Request(f"http://gallery.example{path}"))
+        except Refused as refused:
+            return path if refused.reason == "robots_disallowed" else None
+        return None
+
+    async def ask_all() -> list[str | None]:
+        return await asyncio.gather(*(ask(path) for path in paths))
+
+    return [path for path in asyncio.run(ask_all()) if path], engine.asked
+
+
+def robots(status: int, body: bytes = b"") -> Response:
+    return Response("http://gallery.example/robots.txt", status=status, body=body)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429, 301])
+def test_an_unreachable_robots_txt_closes_the_site(status: int) -> None:
+    assert closed(robots(status), "/", "/a") == (["/", "/a"], 1)
+
+
+def test_a_failing_connection_closes_the_site() -> None:
+    assert closed(TimeoutError(), "/")[0] == ["/"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_an_absent_robots_txt_opens_the_site(status: int) -> None:
+    assert closed(robots(status, b"User-agent: *\nDisallow: /"), "/a")[0] == []
+
+
+def test_our_group_counts_alone_and_the_longest_rule_wins() -> None:
+    body = (
+        b"\xef\xbb\xbfUser-agent: *\nDisallow: /all\n\n"
+        b"User-agent: lorafactorybot\nDisallow: /a\nAllow: /a/open\n"
+    )
+    assert closed(robots(200, body), "/all", "/a/x", "/a/open/x")[0] == ["/all", "/a/x"]
+    only_all = b"User-agent: *\nDisallow: /all\n"
+    assert closed(robots(200, only_all), "/all", "/b")[0] == ["/all"]
+
+
+def test_garbage_is_an_empty_robots_txt() -> None:
+    assert closed(robots(200, bytes(range(256)) * 10), "/a")[0] == []
+
+
+def test_cache_gives_back_what_it_was_given(tmp_path: Path) -> None:
+    cache = ResponseCache({"HTTPCACHE_DIR": str(tmp_path / "responses")})
+    fingerprints = RequestFingerprinter(SimpleNamespace(settings=Settings()))
+    cache.open_spider(SimpleNamespace(crawler=SimpleNamespace(request_fingerprinter=fingerprints)))
+    request = Request("http://gallery.example/a")
+    assert cache.retrieve_response(None, request) is None
+    headers = {"Content-Type": "text/html; charset=latin-1", "X-Robots-Tag": ["noai", "noml"]}
+    body = b"line\nline \xe9 {}\n"
+    given = HtmlResponse("http://gallery.example/b", status=203, headers=headers, body=body)
+    cache.store_response(None, request, given)
+    found = cache.retrieve_response(None, request)
+    assert isinstance(found, HtmlResponse)
+    assert (found.url, found.status, found.body) == (given.url, 203, body)
+    assert found.headers == given.headers
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_scrapys_doors_are_shut(tmp_path: Path) -> None:
+    deployment = Deployment(crawl_hosts=("gallery.example",))
+    context = StageContext({}, tmp_path, tmp_path, deployment)
+    settings = Settings(scrapy_settings(deployment, context))
+    handlers = settings.getwithbase("DOWNLOAD_HANDLERS")
+    assert {scheme for scheme, handler in handlers.items() if handler} == {"http", "https"}
+    for name in ("TELNETCONSOLE_ENABLED", "REMOTE_CONTROL_ENABLED", "HTTPPROXY_ENABLED"):
+        assert not settings.getbool(name)
+    assert settings.getint("REDIRECT_MAX_TIMES") == 5
+    assert settings.getint("DOWNLOAD_MAXSIZE") == 25 * 1024 * 1024
+    assert settings.getbool("DOWNLOAD_VERIFY_CERTIFICATES")
