@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import socket
+import tempfile
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import httpx
 import pytest
+import uvicorn
 
+from lora_factory.contracts.settings import Settings
 from lora_factory.demo.postgres import EmbeddedPostgres
+from lora_factory.models.profiles import load_profile
+from lora_factory.serve.__main__ import build
 from lora_factory.store.catalog import Catalog
+from serving_app import ADMIN_KEY, Server
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL server for the session."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data") as server:
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL server for the session.
+
+    Not under pytest's own folder: another pytest that starts closes that to other OS users,
+    and as root the server runs as one.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="lora_factory_pg_") as folder,
+        EmbeddedPostgres(Path(folder) / "data") as server,
+    ):
         yield server
 
 
@@ -34,3 +52,53 @@ def new_catalog(postgres: EmbeddedPostgres) -> Callable[[], str]:
 def catalog_dsn(new_catalog: Callable[[], str]) -> str:
     """A fresh, migrated catalog for one test."""
     return new_catalog()
+
+
+@pytest.fixture(scope="session")
+def make_lora(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, float], Path]:
+    """Makes real LoRA files for the embedded base: random weights of a seed and a size."""
+    from lora_factory.diffusion.families import load_base
+
+    folder = tmp_path_factory.mktemp("loras")
+    entry = load_profile("embedded", Settings()).base("emoji", "art")
+    base = load_base(entry)
+
+    def make(seed: int, size: float = 0.02) -> Path:
+        import torch
+
+        file = folder / f"{seed}_{size}.safetensors"
+        if not file.exists():
+            weights = base.add_adapter("made", 4, 4.0, ["to_q", "to_k", "to_v"], seed=seed)
+            draw = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for weight in weights:
+                    weight.copy_(size * torch.randn(weight.shape, generator=draw))
+            base.save_adapter("made", file, {})
+            base.drop_adapter("made")
+        return file
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def server(
+    new_catalog: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The serving app with the embedded base, one for a test module."""
+    data, dsn = tmp_path_factory.mktemp("serving"), new_catalog()
+    settings = Settings.model_validate({"catalog": dsn, "serve_token": ADMIN_KEY, "threads": 1})
+    app = build("embedded", None, data, settings)
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    with httpx.Client(base_url=url, timeout=60) as client:
+        deadline = time.monotonic() + 60
+        while client.get("/readyz").status_code != 200:
+            assert time.monotonic() < deadline, "the serving app did not get ready"
+            time.sleep(0.1)
+        yield Server(url, dsn, data, client)
+    uvicorn_server.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from lora_factory.contracts.base import Contract
-from lora_factory.contracts.registry import Model, Sha256, Version
+from lora_factory.contracts.registry import Version
 from lora_factory.contracts.specs import Name
 
 # No control characters: a prompt is one line of text, and ends up in logs and pages.
@@ -69,20 +69,12 @@ class Adapter(Contract):
     base: str
     trigger: str
     overall: float
-    previous: str | None = None
 
 
 class AdapterList(Contract):
     """``GET /v1/adapters``."""
 
     adapters: tuple[Adapter, ...]
-
-
-class Published(Contract):
-    """Answer to ``POST /v1/adapters``."""
-
-    model: Model
-    sha256: Sha256
 
 
 class Failure(Contract):

@@ -1,0 +1,101 @@
+"""``python -m lora_factory.serve``: the serving app under uvicorn, one process, one engine.
+
+SIGTERM ends it gracefully: running requests get ten seconds, then the rest is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from lora_factory.contracts.settings import Settings
+from lora_factory.diffusion.families import load_base
+from lora_factory.errors import FactoryError
+from lora_factory.models.loaders import limit_threads
+from lora_factory.models.profiles import BaseEntry, load_profile
+from lora_factory.serve.app import create_app
+from lora_factory.serve.engine import Engine
+from lora_factory.serve.services import ServeConfig
+from lora_factory.store.catalog import Catalog
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from lora_factory.diffusion.base import DiffusionBase
+
+log = logging.getLogger("lora_factory.serve")
+GRACE_SECONDS = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app = build(args.profile, args.base, args.data, Settings.from_environment())
+    except FactoryError as err:
+        log.error("%s: %s", type(err).__name__, err)  # noqa: TRY400 - one line, no traceback
+        return 1
+    # uvicorn ends gracefully on SIGTERM, then raises it once more for the handler before its own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    uvicorn.run(
+        app,
+        host=args.host,
+        port=args.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=200,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    return 0
+
+
+def build(profile: str, base: str | None, data: Path, settings: Settings) -> FastAPI:
+    """The app for one base of a profile (None: its first).
+
+    Raises:
+        FactoryError: profile, catalog or data folder can't be used.
+    """
+    bases = load_profile(profile, settings)
+    entry = bases.base(base or next(iter(bases.bases), None), "art")
+    config = ServeConfig(
+        data=data.expanduser(),
+        base=entry,
+        catalog=Catalog(settings.catalog.get_secret_value()),
+        token=settings.serve_token.get_secret_value(),
+    )
+    return create_app(config, Engine(functools.partial(_load, entry, settings)))
+
+
+def _load(entry: BaseEntry, settings: Settings) -> DiffusionBase:
+    limit_threads(settings)  # torch counts threads for the thread that asks
+    return load_base(entry)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lora_factory.serve", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one, see the log")
+    parser.add_argument("--profile", default="embedded", help="model profile")
+    parser.add_argument("--base", help="name of the profile's base to draw with; its first")
+    parser.add_argument("--data", type=Path, required=True, help="folder for LoRA files and key")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

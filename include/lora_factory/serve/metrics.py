@@ -1,0 +1,59 @@
+"""What ``/metrics`` tells: rate, errors, durations, saturation; no prompt, no user."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from lora_factory.serve.engine import Engine
+
+BUCKETS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+BASE = "base"  # adapter label of a picture that no adapter drew
+
+
+class Metrics:
+    """One app's metrics, in a registry of their own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "lora_http_requests",
+            "HTTP requests",
+            ["route", "method", "code"],
+            registry=self.registry,
+        )
+        self.latency = Histogram(
+            "lora_http_request_duration_seconds",
+            "From request to answer",
+            ["route"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self.drawing = Histogram(
+            "lora_generation_duration_seconds",
+            "Drawing one batch, waiting not included",
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self.waiting = Histogram(
+            "lora_queue_wait_seconds",
+            "Waiting for the engine",
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self.generations = Counter(
+            "lora_generations", "Pictures drawn", ["adapter"], registry=self.registry
+        )
+        self.feedback = Counter("lora_feedback", "Ratings", ["result"], registry=self.registry)
+        self.blocks = Counter(
+            "lora_safety_blocks", "Prompts refused", ["rule"], registry=self.registry
+        )
+        depth = Gauge("lora_queue_depth", "Requests that wait", registry=self.registry)
+        depth.set_function(lambda: engine.depth)
+        swaps = Gauge(
+            "lora_adapter_loads", "Adapters loaded since the start", registry=self.registry
+        )
+        swaps.set_function(lambda: engine.swaps)
+
+    def text(self) -> bytes:
+        """Prometheus' exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,245 @@
+"""The engine's queue, batches, adapters and ends, over the embedded base."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL.Image import Image
+from safetensors.torch import save_file
+
+from lora_factory.contracts.settings import Settings as DeploymentSettings
+from lora_factory.diffusion.base import DiffusionBase, GenerationRequest, OnStep
+from lora_factory.diffusion.families import load_base
+from lora_factory.errors import ArtifactError, Interrupted, ModelError, ServiceUnavailable
+from lora_factory.models.profiles import load_profile
+from lora_factory.serve.engine import AdapterFile, Drawn, Engine, Settings, file_sha256
+
+pytestmark = pytest.mark.integration
+PLAIN = Settings(None, 1, 4.0)
+
+
+class Recorder:
+    """The embedded base, held at a gate when a test asks so; writes down what it drew."""
+
+    def __init__(self, base: DiffusionBase) -> None:
+        self._base = base
+        self.entry, self.device = base.entry, base.device
+        self.batches: list[tuple[str | None, float, list[int]]] = []
+        self.loaded: list[str] = []
+        self.active: tuple[str | None, float] = (None, 1.0)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Event()
+
+    def load_adapter(self, name: str, file: Path) -> None:
+        self._base.load_adapter(name, file)
+        self.loaded.append(name)
+
+    def drop_adapter(self, name: str) -> None:
+        self._base.drop_adapter(name)
+        self.loaded = [kept for kept in self.loaded if kept != name]
+
+    def use_adapter(self, name: str | None, strength: float = 1.0) -> None:
+        self._base.use_adapter(name, strength)
+        self.active = (name, strength)
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        *,
+        steps: int,
+        guidance: float,
+        batch_size: int,
+        on_step: OnStep,
+    ) -> list[Image]:
+        self.begun.set()
+
+        def at_gate(done: int, total: int) -> bool:
+            while not self.gate.wait(0.01):
+                if not on_step(done, total):
+                    return False
+            return on_step(done, total)
+
+        if any(request.prompt == "crash" for request in requests):
+            msg = "CUDA error"
+            raise RuntimeError(msg)
+        images = self._base.generate(
+            requests, steps=steps, guidance=guidance, batch_size=batch_size, on_step=at_gate
+        )
+        self.batches.append((*self.active, [request.seed for request in requests]))
+        return images
+
+
+@pytest.fixture(scope="module")
+def embedded() -> DiffusionBase:
+    return load_base(load_profile("embedded", DeploymentSettings()).base("emoji", "art"))
+
+
+@pytest.fixture
+def base(embedded: DiffusionBase) -> Iterator[Recorder]:
+    recorder = Recorder(embedded)
+    yield recorder
+    for name in list(recorder.loaded):
+        recorder.drop_adapter(name)
+
+
+@pytest.fixture
+def engine(base: Recorder) -> Iterator[Engine]:
+    made = Engine(lambda: cast("DiffusionBase", base), queue_size=6, batch_size=3, keep_adapters=2)
+    made.start()
+    assert made._ready.wait(5)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def lora(make_lora: Callable[[int, float], Path]) -> Callable[[str], AdapterFile]:
+    def make(name: str) -> AdapterFile:
+        path = make_lora(ord(name), 0.02)
+        return AdapterFile(path, file_sha256(path))
+
+    return make
+
+
+def ask(engine: Engine, seed: int, settings: Settings = PLAIN, prompt: str = "x") -> Future[Drawn]:
+    return engine.draw(GenerationRequest(prompt, seed), settings)
+
+
+def hold(base: Recorder, engine: Engine) -> Future[Drawn]:
+    """Keep the worker busy with one picture until the gate opens."""
+    base.gate.clear()
+    base.begun.clear()
+    busy = ask(engine, 0)
+    assert base.begun.wait(5)
+    return busy
+
+
+def test_neighbours_with_the_same_settings_share_a_batch_in_order(
+    base: Recorder, engine: Engine, lora: Callable[[str], AdapterFile]
+) -> None:
+    a, b = Settings(lora("a"), 1, 4.0), Settings(lora("b"), 1, 4.0)
+    busy = hold(base, engine)
+    waiting = [ask(engine, n, s) for n, s in enumerate([a, a, b, a, a, a], start=1)]
+    base.gate.set()
+    for future in (busy, *waiting):
+        future.result(5)
+    assert [seeds for _, _, seeds in base.batches] == [[0], [1, 2], [3], [4, 5, 6]]
+    assert [name for name, _, _ in base.batches[1:]] == [
+        a.adapter.sha256 if a.adapter else "",
+        b.adapter.sha256 if b.adapter else "",
+        a.adapter.sha256 if a.adapter else "",
+    ]
+    assert waiting[0].result().batch == 2
+    assert engine.swaps == 2
+
+
+def test_strength_and_steps_split_batches(
+    base: Recorder, engine: Engine, lora: Callable[[str], AdapterFile]
+) -> None:
+    file = lora("a")
+    busy = hold(base, engine)
+    kinds = [Settings(file, 1, 4.0), Settings(file, 1, 4.0, 0.5), Settings(file, 2, 4.0, 0.5)]
+    waiting = [ask(engine, n, s) for n, s in enumerate(kinds, start=1)]
+    base.gate.set()
+    for future in (busy, *waiting):
+        future.result(5)
+    assert [(s, seeds) for _, s, seeds in base.batches[1:]] == [(1.0, [1]), (0.5, [2]), (0.5, [3])]
+
+
+def test_a_full_queue_refuses_and_a_cancelled_request_is_not_drawn(
+    base: Recorder, engine: Engine
+) -> None:
+    busy = hold(base, engine)
+    waiting = [ask(engine, n) for n in range(1, 7)]
+    assert engine.depth == 6
+    with pytest.raises(queue.Full):
+        ask(engine, 7)
+    assert waiting[0].cancel()
+    base.gate.set()
+    for future in (busy, *waiting[1:]):
+        future.result(5)
+    assert [seeds for _, _, seeds in base.batches] == [[0], [2, 3], [4, 5, 6]]
+    ask(engine, 8).result(5)
+
+
+def test_the_least_recently_used_adapter_goes(
+    base: Recorder, engine: Engine, lora: Callable[[str], AdapterFile]
+) -> None:
+    files = {name: lora(name) for name in "abc"}
+    for name in "abac":
+        ask(engine, 1, Settings(files[name], 1, 4.0)).result(5)
+    assert base.loaded == [files["a"].sha256, files["c"].sha256]
+    assert engine.swaps == 3
+
+
+def test_damaged_missing_and_foreign_files_fail_alone(
+    base: Recorder, engine: Engine, lora: Callable[[str], AdapterFile], tmp_path: Path
+) -> None:
+    damaged = AdapterFile(tmp_path / "rot.safetensors", lora("a").sha256)
+    damaged.path.write_bytes(lora("a").path.read_bytes()[:-1] + b"x")
+    missing = AdapterFile(tmp_path / "none.safetensors", "0" * 64)
+    for file, reason in ((damaged, "damaged on disk"), (missing, "not on this server")):
+        with pytest.raises(ArtifactError, match=reason):
+            ask(engine, 1, Settings(file, 1, 4.0)).result(5)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"unet.other.lora_A.weight": torch.ones(4, 4)}, foreign)
+    with pytest.raises(ModelError, match="fits no layer"):
+        engine.check(AdapterFile(foreign, file_sha256(foreign))).result(5)
+    engine.check(lora("b")).result(5)
+    assert base.loaded == [], "checking leaves nothing loaded"
+    assert ask(engine, 2).result(5).image.size == (64, 64)
+
+
+def test_a_batch_draws_what_each_would_draw_alone(
+    engine: Engine, lora: Callable[[str], AdapterFile], base: Recorder
+) -> None:
+    settings = Settings(lora("a"), 2, 4.0)
+    alone = [ask(engine, n, settings).result(5).image for n in (1, 2)]
+    busy = hold(base, engine)
+    together = [ask(engine, n, settings) for n in (1, 2)]
+    base.gate.set()
+    busy.result(5)
+    assert together[0].result(5).batch == 2
+    for one, many in zip(alone, together, strict=True):
+        distance = np.abs(np.asarray(one, float) - np.asarray(many.result(5).image, float))
+        assert distance.max() <= 2, "rounding only"
+    assert np.any(np.asarray(alone[0]) != np.asarray(ask(engine, 1).result(5).image))
+
+
+def test_an_unforeseen_error_is_the_batch_s_answer(engine: Engine) -> None:
+    with pytest.raises(RuntimeError, match="CUDA"):
+        ask(engine, 1, prompt="crash").result(5)
+    ask(engine, 2).result(5)
+
+
+def test_stopping_cancels_what_runs_and_what_waits(base: Recorder, engine: Engine) -> None:
+    busy = hold(base, engine)
+    waiting = ask(engine, 1)
+    engine.stop()
+    for future in (busy, waiting):
+        with pytest.raises(Interrupted):
+            future.result(5)
+    with pytest.raises(ServiceUnavailable, match="stopped"):
+        ask(engine, 2)
+
+
+@pytest.mark.parametrize("error", [ModelError("no weights"), RuntimeError("no weights")])
+def test_a_base_that_does_not_load_says_why(error: Exception) -> None:
+    def load() -> Any:
+        raise error
+
+    engine = Engine(load)
+    with pytest.raises(ServiceUnavailable, match="being loaded"):
+        engine.check_ready()
+    engine.start()
+    engine._thread.join(5)
+    with pytest.raises(ServiceUnavailable, match="no weights"):
+        ask(engine, 1)
