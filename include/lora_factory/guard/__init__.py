@@ -1,0 +1,1 @@
+"""Guard rails shared by the stages and the serving app: prompts and copying."""

@@ -1,0 +1,109 @@
+"""Hard gates: conditions that no average can outweigh. Each says what it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lora_factory.contracts.evaluation import HardGate
+from lora_factory.errors import ModelError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from lora_factory.evaluate.metrics import Pairs
+    from lora_factory.evaluate.statistics import Rows
+    from lora_factory.guard.copying import Nearest
+
+BLANK_DEVIATION = 4.0
+"""Standard deviation of the grey levels (of 255) under which a picture is blank."""
+BLANK_SHARE = 0.05
+LEAST_EFFECT = 1.0
+"""Grey levels by which a LoRA must move the median picture."""
+SHARE_OF_COPIES = 0.05
+MEASURABLE = 0.05
+"""Least cosine between base and real images for the style to be measurable."""
+
+
+def finite_weights(file: Path) -> HardGate:
+    """No NaN or Inf in the file.
+
+    Raises:
+        ModelError: the file is not safetensors, damaged, or holds no weights.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    count = 0
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118  (not a dict)
+                count += 1
+                if not bool(opened.get_tensor(key).isfinite().all()):
+                    return _gate("finite_weights", False, f"{key} holds NaN or Inf")
+    except (SafetensorError, OSError) as err:
+        reason = str(err).splitlines()[0]
+        msg = f"LoRA file {file.name} can't be read: {reason}; train it again"
+        raise ModelError(msg) from err
+    if not count:
+        msg = f"LoRA file {file.name} holds no weights; train it again"
+        raise ModelError(msg)
+    return _gate("finite_weights", True, f"{count} tensors")
+
+
+def keys_used(problem: str) -> HardGate:
+    """Every key found its layer; ``problem`` is the loader's complaint, or empty."""
+    return _gate("keys_used", not problem, problem or "every key found its layer")
+
+
+def effect(base: Sequence[Image], lora: Sequence[Image]) -> HardGate:
+    """The LoRA changes pictures: a zeroed ``lora_up`` doesn't."""
+    moved = [
+        float(np.abs(_grey(one) - _grey(other)).mean())
+        for one, other in zip(base, lora, strict=True)
+    ]
+    median = float(np.median(moved))
+    return _gate(
+        "effect", median >= LEAST_EFFECT, f"median change {median:.1f} of 255 (≥ {LEAST_EFFECT:g})"
+    )
+
+
+def no_blank_images(lora: Sequence[Image]) -> HardGate:
+    """No black or constant pictures, but for one in twenty."""
+    blank = sum(_deviation(image) < BLANK_DEVIATION for image in lora)
+    passed = blank <= BLANK_SHARE * len(lora)
+    return _gate("no_blank_images", passed, f"{blank} of {len(lora)} are blank")
+
+
+def no_copies(nearest: Sequence[Nearest], similarity: float, distance: int) -> HardGate:
+    """Pictures that repeat a training image, by the guard's calibrated rule."""
+    copies = sum(one.copied for one in nearest)
+    passed = copies <= SHARE_OF_COPIES * len(nearest)
+    detail = (
+        f"{copies} of {len(nearest)} repeat a training image "
+        f"(cosine ≥ {similarity:.3f} and hash distance ≤ {distance} bits)"
+    )
+    return _gate("no_copies", passed, detail)
+
+
+def style_measurable(pairs: Pairs, rows: Rows) -> HardGate:
+    """The scorer tells the style from the base; else no score means anything."""
+    from lora_factory.evaluate.metrics import style_similarity
+
+    base, _, real = style_similarity(pairs, rows)
+    detail = f"real {real:.2f} against base {base:.2f} (≥ {MEASURABLE:g} apart)"
+    return _gate("style_measurable", real - base >= MEASURABLE, detail)
+
+
+def _gate(name: str, passed: bool, detail: str) -> HardGate:
+    return HardGate(name=name, passed=bool(passed), detail=detail)
+
+
+def _grey(image: Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB"), dtype=np.float32)
+
+
+def _deviation(image: Image) -> float:
+    return float(np.asarray(image.convert("L"), dtype=np.float32).std())

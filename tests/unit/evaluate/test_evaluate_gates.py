@@ -1,0 +1,88 @@
+"""Hard gates, each against what it is there to stop."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from lora_factory.errors import ModelError
+from lora_factory.evaluate import gates
+from lora_factory.evaluate.metrics import Pairs
+from lora_factory.guard.copying import Nearest
+
+
+def noise(count: int, seed: int) -> list[Image.Image]:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, size=(count, 16, 16, 3), dtype=np.uint8)
+    return [Image.fromarray(one) for one in pixels]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite(tmp_path: Path, bad: float) -> None:
+    file = tmp_path / "lora.safetensors"
+    save_file({"a": torch.ones(2), "b": torch.tensor([1.0, bad])}, file)
+    gate = gates.finite_weights(file)
+    assert not gate.passed
+    assert "b holds NaN or Inf" in gate.detail
+
+
+def test_finite_weights(tmp_path: Path) -> None:
+    file = tmp_path / "lora.safetensors"
+    save_file({"a": torch.ones(2, dtype=torch.bfloat16)}, file)
+    assert gates.finite_weights(file).passed
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 100])
+def test_a_damaged_file_is_an_error_not_a_verdict(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "lora.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match=r"lora\.safetensors can't be read"):
+        gates.finite_weights(file)
+
+
+def test_a_missing_or_empty_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="can't be read"):
+        gates.finite_weights(tmp_path / "lora.safetensors")
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(ModelError, match="holds no weights"):
+        gates.finite_weights(tmp_path / "empty.safetensors")
+
+
+def test_a_lora_that_changes_nothing() -> None:
+    images = noise(6, 0)
+    assert not gates.effect(images, images).passed
+    assert gates.effect(images, noise(6, 1)).passed
+
+
+def test_blank_pictures() -> None:
+    fine = noise(20, 0)
+    black = Image.new("RGB", (16, 16))
+    dirty = np.full((16, 16, 3), 250, dtype=np.uint8) + noise_grain()
+    assert gates.no_blank_images(fine).passed
+    assert gates.no_blank_images([*fine[:19], black]).passed  # one in twenty
+    assert not gates.no_blank_images([*fine[:18], black, black]).passed
+    assert not gates.no_blank_images([Image.fromarray(dirty)]).passed
+
+
+def noise_grain() -> np.ndarray:
+    return np.random.default_rng(9).integers(0, 4, size=(16, 16, 3), dtype=np.uint8)
+
+
+def test_copies() -> None:
+    free, copied = Nearest(0, 0.8, 20, False), Nearest(0, 0.99, 0, True)
+    assert gates.no_copies([free] * 20, 0.98, 6).passed
+    assert gates.no_copies([free] * 19 + [copied], 0.98, 6).passed  # chance explains one
+    gate = gates.no_copies([free] * 18 + [copied] * 2, 0.98, 6)
+    assert not gate.passed
+    assert gate.detail.startswith("2 of 20 repeat a training image")
+
+
+def test_a_style_that_the_scorer_cannot_tell_from_the_base() -> None:
+    rng = np.random.default_rng(0)
+    same = rng.normal(size=(8, 16)).astype(np.float32)
+    same /= np.linalg.norm(same, axis=1, keepdims=True)
+    pairs = Pairs(same, same, np.arange(8), same, same)
+    assert not gates.style_measurable(pairs, np.arange(8)).passed
