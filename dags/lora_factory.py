@@ -9,9 +9,9 @@
   evaluation's advice and with 2 more epochs; after the last attempt the run gives up and fails.
 * **result** returns verdict, scores, model and the URI of every artifact made.
 
-*Start from* and *Stop after* make any part a run. Each task hands on only the URI and hash of
-its artifact. A task that failed for a passing reason is retried and goes on where it was.
-Train and evaluate run in the pool `gpu` and, under Celery, on the queue `gpu`.
+*Start from* and *Stop after* make any part a run. Each task hands on only URI and hash of
+its artifact; one that failed for a passing reason is retried and goes on where it was. Train
+and evaluate run in the pool `gpu` and, under Celery, on the queue `gpu`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ with DAG(
         "retry_delay": timedelta(seconds=10),
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(minutes=5),
-        # Nothing failed before it; plan and gates skip by name whatever is not to run.
-        "trigger_rule": "none_failed",
+        "trigger_rule": "none_failed",  # plan and gates skip by name what is not to run
     },
 ) as dag:
     plan = PlanOperator(

@@ -1,0 +1,74 @@
+"""Runs of a DAG by ``dag.test``, and what they did."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_factory.store.artifacts import ArtifactStore
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = {"PYTHONPATH": os.pathsep.join([str(ROOT / "include"), str(ROOT / "plugins")])}
+
+
+def load_dag(dag_id: str) -> Any:
+    """A DAG, anew for each run, as Airflow does: Params keep the last run's values."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    dag = DagBag(str(ROOT / "dags")).dags[dag_id]
+    for task in dag.tasks:
+        task.retry_delay *= 0
+    return dag
+
+
+@dataclass
+class Factory:
+    """A deployment with a fake child, and what its runs did."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.environment["LORA_FACTORY_STORE"], self.folder)
+
+    def run(self, monkeypatch: pytest.MonkeyPatch, conf: dict[str, Any], **env: str) -> Run:
+        for name, value in {**self.environment, **env}.items():
+            monkeypatch.setenv(name, value)
+        conf = {"topics": ["blue cats"], "source": "folder", **conf}
+        return Run(load_dag("lora_factory").test(run_conf=conf))
+
+
+class Run:
+    """A finished DAG run."""
+
+    def __init__(self, run: Any) -> None:
+        self.state = str(run.state)
+        self.instances = {ti.task_id: ti for ti in run.get_task_instances()}
+        self._run = run
+
+    def states(self, state: str) -> set[str]:
+        return {id_ for id_, ti in self.instances.items() if str(ti.state) == state}
+
+    def tries(self, task_id: str) -> int:
+        return self.instances[task_id].try_number
+
+    def xcom(self, task_id: str, key: str = "return_value") -> Any:
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            query = XComModel.get_many(
+                key=key,
+                task_ids=task_id,
+                dag_ids=self._run.dag_id,
+                run_id=self._run.run_id,
+            )
+            row = session.scalars(query).first()
+            value = None if row is None else row.value
+            return json.loads(value) if isinstance(value, str) else value
