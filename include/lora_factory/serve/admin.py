@@ -41,7 +41,7 @@ UPLOAD_BODY: dict[str, Any] = {
 def require_admin(request: Request, wired: Wired) -> None:
     """Refuse whoever has not the administrator's key, and everyone where none is set."""
     if not wired.config.token:
-        raise HTTPException(503, "no administrator: set LORA_FACTORY_SERVE_TOKEN and restart")
+        raise HTTPException(403, "no administrator: set LORA_FACTORY_SERVE_TOKEN and restart")
     if not wired.is_admin(request):
         headers = {"www-authenticate": "Bearer"}
         raise HTTPException(401, "give the administrator's key as Bearer token", headers)

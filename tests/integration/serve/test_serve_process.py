@@ -62,7 +62,7 @@ def test_sigterm_lets_a_running_picture_finish(
     try:
         wait_until_ready(url)
         publish = httpx.post(f"{url}/v1/adapters", headers={"authorization": "Bearer x"})
-        assert publish.status_code == 503, "no key set: nobody is administrator"
+        assert publish.status_code == 403, "no key set: nobody is administrator"
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             body = {"prompt": "a cat", "steps": 60}
             drawing = pool.submit(httpx.post, f"{url}/v1/generate", json=body, timeout=30)

@@ -1,0 +1,155 @@
+"""lora + evaluation → release: publish, try, promote; or undo and say why."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+
+from pydantic import ValidationError
+
+from lora_factory.contracts.base import Counts
+from lora_factory.contracts.evaluation import DeployReport, EvaluationReport
+from lora_factory.contracts.manifest import Kind
+from lora_factory.contracts.registry import NewModel
+from lora_factory.contracts.settings import Settings
+from lora_factory.contracts.specs import DeploySpec
+from lora_factory.contracts.stage import LocalArtifact, StageContext
+from lora_factory.contracts.training import TrainReport
+from lora_factory.deploy.local import LocalTarget
+from lora_factory.deploy.target import Plan, Release, Target
+from lora_factory.errors import FactoryError, ReleaseError, SpecError
+from lora_factory.guard.content import check_prompt
+
+log = logging.getLogger(__name__)
+KIND: Kind = "release"
+VERSION = 1
+SPEC = DeploySpec
+LORA_FILE = "lora.safetensors"
+VERSION_DIGITS = 12
+MAX_PROMPT = 500  # characters; contracts.serving.Prompt
+
+
+def roles(spec: DeploySpec) -> tuple[str, ...]:  # noqa: ARG001 - every stage has this signature
+    """No model: the target draws, not this stage."""
+    return ()
+
+
+def run(spec: DeploySpec, ctx: StageContext) -> DeployReport:
+    """Deploy a LoRA that passed its evaluation.
+
+    Files: ``lora.safetensors``, ``release.json`` (the registry's entry and this report).
+
+    Raises:
+        SpecError: the evaluation is of another LoRA, or an input is of another kind.
+        ReleaseError: it did not pass, the target refused it, or its smoke test failed; users
+            get what they got before.
+        ServiceUnavailable, ConfigurationError: the target can't be reached; nothing changed
+            for users.
+    """
+    release = _release(spec, ctx.inputs["lora"], ctx.inputs["evaluation"])
+    target = _target(ctx.settings, ctx)
+    report = deploy(release, target)
+    shutil.copyfile(release.file, ctx.out / LORA_FILE)
+    entry = {
+        "model": release.model.model_dump(mode="json"),
+        "report": report.model_dump(mode="json"),
+    }
+    (ctx.out / "release.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
+    return report
+
+
+def deploy(release: Release, target: Target) -> DeployReport:
+    """plan → apply → smoke → promote, and rollback where one of them fails for good."""
+    model = release.model
+    plan = target.plan(release)
+    log.info("%s %s → %s; live now: %s", model.name, model.version, target.name, plan.live)
+    try:
+        if plan.live != model.version:
+            target.apply(release)
+        smoke = target.smoke(release)
+        log.info("smoke test passed: %s", smoke)
+        promotion = target.promote(release)
+    except ReleaseError as err:
+        _undo(release, target, plan)
+        msg = f"{model.name} {model.version} was not deployed: {err}; live: {plan.live or 'none'}"
+        raise ReleaseError(msg) from err
+    return DeployReport(
+        counts=Counts(seen=1, kept=1),
+        name=model.name,
+        version=model.version,
+        target=target.name,
+        endpoint=promotion.endpoint,
+        previous=promotion.previous,
+        smoke_seconds=smoke.seconds,
+        base=model.base,
+        trigger=model.trigger,
+    )
+
+
+def _undo(release: Release, target: Target, plan: Plan) -> None:
+    """Roll back; where that fails too, the first error is the one to tell."""
+    try:
+        target.rollback(release, plan)
+    except FactoryError as err:
+        log.warning("rollback: %s", err)
+
+
+def _target(settings: Settings, ctx: StageContext) -> Target:
+    """The deployment's target; more targets are more entries here."""
+    return LocalTarget(settings, check_stop=ctx.check_stop)
+
+
+def _release(spec: DeploySpec, lora: LocalArtifact, evaluation: LocalArtifact) -> Release:
+    """Refuse what must not go out, and gather what the registry keeps."""
+    if (lora.manifest.kind, evaluation.manifest.kind) != ("lora", "evaluation"):
+        kinds = f"{lora.manifest.kind} and {evaluation.manifest.kind}"
+        msg = f"deploy needs a lora and an evaluation, not {kinds}"
+        raise SpecError(msg)
+    judged = {entry.sha256 for entry in evaluation.manifest.inputs if entry.name == "lora"}
+    if judged != {lora.sha256}:
+        msg = f"evaluation {evaluation.uri} is not of LoRA {lora.uri}; evaluate this one"
+        raise SpecError(msg)
+    try:
+        trained = TrainReport.model_validate(lora.manifest.stats)
+        verdict = EvaluationReport.model_validate(evaluation.manifest.stats)
+    except ValidationError as err:
+        msg = f"the inputs' reports can't be read: {str(err).splitlines()[0]}; make them anew"
+        raise SpecError(msg) from err
+    failed = [gate.name for gate in verdict.gates if not gate.passed]
+    if verdict.verdict != "pass" or failed:
+        why = f"gates {', '.join(failed)}" if failed else f"overall {verdict.overall:.3f}"
+        msg = f"the LoRA did not pass its evaluation ({why}); only a pass is deployed"
+        raise ReleaseError(msg)
+    datasets = [e.manifest_uri for e in lora.manifest.inputs if e.name == "dataset"]
+    model = NewModel(
+        name=spec.name,
+        version=lora.sha256[:VERSION_DIGITS],
+        sha256=_file_hash(lora),
+        base=trained.base,
+        trigger=trained.trigger,
+        overall=verdict.overall,
+        lora=lora.uri,
+        evaluation=evaluation.uri,
+        dataset=datasets[0] if datasets else None,
+        conf=spec.conf,
+    )
+    prompt = _prompt(trained.trigger, verdict.prompts)
+    return Release(model=model, file=lora.path / LORA_FILE, prompt=prompt)
+
+
+def _prompt(trigger: str, prompts: tuple[str, ...]) -> str:
+    """The first of the evaluation's prompts that the serving app will take."""
+    for prompt in prompts:
+        usable = len(prompt) <= MAX_PROMPT and prompt.isprintable()
+        if trigger in prompt and usable and check_prompt(prompt).allowed:
+            return prompt
+    return trigger
+
+
+def _file_hash(lora: LocalArtifact) -> str:
+    for entry in lora.manifest.files:
+        if entry.path == LORA_FILE:
+            return entry.sha256
+    msg = f"LoRA {lora.uri} has no {LORA_FILE}; train it again"
+    raise SpecError(msg)
