@@ -8,6 +8,7 @@ choose a folder whose parents may be.
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +56,7 @@ class EmbeddedPostgres:
         except subprocess.SubprocessError as err:
             msg = f"PostgreSQL did not start; see {self.data_dir / 'log'}"
             raise ServiceUnavailable(msg) from err
+        _forget_dead(self._server)
         log.info("PostgreSQL runs on %s", self.data_dir)
         return self
 
@@ -103,3 +105,13 @@ class EmbeddedPostgres:
             return ""
         info = self._server.get_postmaster_info()
         return f"postgresql://postgres@/{quote(database)}?host={quote(str(info.socket_dir))}"
+
+
+def _forget_dead(server: PostgresServer) -> None:
+    """Strike killed processes off the wheel's list of users, or the last to leave never is."""
+    import psutil
+
+    users = server.global_process_id_list
+    with server._lock:
+        users.put([pid for pid in users.get_and_add(os.getpid()) if psutil.pid_exists(pid)])
+        users.get_and_add(os.getpid())

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -33,6 +39,13 @@ def new_model(version: str = A, **changes: Any) -> NewModel:
         "conf": {"topics": ["icons"], "name": "x'; DROP TABLE models; --"},
     }
     return NewModel.model_validate(values | changes)
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A folder that the server's OS user can reach, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "pg"
 
 
 @pytest.fixture
@@ -233,13 +246,40 @@ def test_the_first_decision_of_a_day_stays(catalog: Catalog) -> None:
     assert catalog.decision("icons", A, date(2026, 11, 25)) is None
 
 
-def test_the_embedded_server_is_reused_and_stops(tmp_path: Any) -> None:
-    with EmbeddedPostgres(tmp_path / "pg") as server:
+def test_the_embedded_server_is_reused_and_stops(data_dir: Path) -> None:
+    with EmbeddedPostgres(data_dir) as server:
         dsn = server.dsn("a name with % and '")
         Catalog(dsn).migrate()
     with pytest.raises(ServiceUnavailable):
         Catalog(dsn).check()
-    with EmbeddedPostgres(tmp_path / "pg") as server:
+    with EmbeddedPostgres(data_dir) as server:
         Catalog(server.dsn("a name with % and '")).check()
     with pytest.raises(ConfigurationError, match="inside the with block"):
         server.dsn("x")
+
+
+def test_a_killed_user_does_not_keep_the_server_up(data_dir: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path;"
+        "from lora_factory.demo.postgres import EmbeddedPostgres;"
+        "EmbeddedPostgres(Path(sys.argv[1])).__enter__(); os._exit(9)"
+    )
+    command = [sys.executable, "-c", code, str(data_dir)]
+    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": "include"}, check=False)
+    assert killed.returncode == 9
+    with EmbeddedPostgres(data_dir) as server:
+        dsn = server.dsn("left")
+        Catalog(dsn).migrate()
+    with pytest.raises(ServiceUnavailable):
+        Catalog(dsn).check()
+
+
+def test_a_kept_server_stays_until_someone_stops_it(data_dir: Path) -> None:
+    with EmbeddedPostgres(data_dir, keep=True) as server:
+        dsn = server.dsn("kept")
+        Catalog(dsn).migrate()
+    Catalog(dsn).check()
+    with EmbeddedPostgres(data_dir):
+        pass
+    with pytest.raises(ServiceUnavailable):
+        Catalog(dsn).check()
