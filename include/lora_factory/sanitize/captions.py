@@ -1,0 +1,79 @@
+"""Which of a page's texts says what the picture shows, and a composed one where none does.
+
+``alt`` first: it is written to stand in for the picture. A ``figcaption`` is often a remark
+on it ("The apple, hung once more"). A folder's ``.txt`` arrives as caption, without an alt.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lora_factory.sanitize.text import from_file_name, repair, sentences, usable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lora_factory.contracts.records import RawRecord
+
+MAX_WORDS = 12  # of a composed caption; longer sentences tell stories
+TextSource = Literal["caption", "alt", "nearby", "title", "composed", "none"]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text for a picture and where it comes from."""
+
+    text: str
+    source: TextSource
+    steps: tuple[str, ...] = ()
+
+
+def found_caption(record: RawRecord) -> Caption | None:
+    """The page's own text for this picture, repaired; None where there is no usable one."""
+    for source in ("alt", "caption"):
+        repaired = repair(getattr(record, source))
+        if usable(repaired.text):
+            return Caption(repaired.text, source, repaired.steps)
+    return None
+
+
+def candidates(record: RawRecord, vocabulary: Sequence[str]) -> list[str]:
+    """What a composed caption may be, likeliest first: file name, nearby, title, vocabulary."""
+    short = [text for text in sentences(record.nearby) if len(text.split()) <= MAX_WORDS]
+    title = repair(record.page_title.split(":")[0]).text
+    found = [from_file_name(record.url), *short, title if usable(title) else "", *vocabulary]
+    return list(dict.fromkeys(text for text in found if text))
+
+
+def vocabulary(captions: Sequence[Caption | None], size: int = 64) -> list[str]:
+    """The most frequent found captions of the set, as words for pictures that have none."""
+    counted = Counter(caption.text.lower() for caption in captions if caption is not None)
+    return [text for text, _ in counted.most_common(size)]
+
+
+def compose(
+    options: Sequence[str],
+    image: NDArray[np.float32],
+    embed: Callable[[Sequence[str]], NDArray[np.float32]],
+    *,
+    trusted: bool,
+) -> Caption:
+    """Role ``captioner``, kind ``composed``: the option that the scorer puts closest.
+
+    Args:
+        options: candidate captions, likeliest first.
+        image: unit vector of the picture, d.
+        embed: the scorer's text side, n texts → n×d.
+        trusted: whether the scorer can tell pairs of this data apart (imaging.agreement);
+            if not, the order of ``options`` decides, since a ranking would be a guess.
+    """
+    if not options:
+        return Caption("", "none")
+    if not trusted:
+        return Caption(options[0], "composed")
+    return Caption(options[int((embed(options) @ image).argmax())], "composed")

@@ -1,0 +1,30 @@
+"""Stats of a clean artifact."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lora_factory.contracts.base import StageReport
+from lora_factory.imaging.agreement import Agreement
+
+
+class SanitizeReport(StageReport):
+    """What sanitizing found.
+
+    Reason codes in ``counts.dropped``: ``not_an_image``, ``corrupt``, ``too_many_pixels``,
+    ``animated``, ``missing_file`` (bytes); ``too_small``, ``extreme_aspect``, ``uniform``,
+    ``too_dark``, ``too_light``, ``blurred`` (picture); ``exact_duplicate``,
+    ``near_duplicate`` (perceptual), ``semantic_duplicate`` (embeddings);
+    ``below_alignment_floor``, ``worst_alignment`` (scorer).
+    """
+
+    replayed: int = Field(0, ge=0, description="Kept images that come from the previous dataset")
+    text_sources: dict[str, int] = Field(default_factory=dict, description="Kept, by source")
+    text_changes: dict[str, int] = Field(
+        default_factory=dict, description="Kept texts that a repair step changed, by step"
+    )
+    agreement: Agreement = Agreement(pairs=0)
+    alignment_percentile: float = Field(0.0, ge=0, description="Worst share to drop, %")
+    alignment_note: str = Field("", description="Whether alignment was acted on, and why not")
+    median_side: int = Field(0, ge=0, description="Shorter side of kept images, pixels")
+    scorer: str = ""

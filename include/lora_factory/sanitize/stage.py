@@ -1,0 +1,269 @@
+"""raw → clean (article, section 2.1, ``DataSanitizer``).
+
+Check every picture, repair its text, drop copies, drop pairs that don't belong together –
+the last only where the scorer shows on this very data that it can tell.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lora_factory.contracts.base import Counts
+from lora_factory.contracts.evaluation import Advice
+from lora_factory.contracts.manifest import Kind
+from lora_factory.contracts.records import AuditRecord, CleanRecord, write_jsonl
+from lora_factory.contracts.specs import SanitizeSpec
+from lora_factory.contracts.stage import StageContext
+from lora_factory.errors import DataError
+from lora_factory.imaging.agreement import Agreement, agreement
+from lora_factory.imaging.hashes import Fingerprints
+from lora_factory.models.loaders import image_text_scorer, limit_threads, text_embedder
+from lora_factory.models.profiles import load_profile
+from lora_factory.sanitize.captions import (
+    Caption,
+    candidates,
+    compose,
+    found_caption,
+    vocabulary,
+)
+from lora_factory.sanitize.dedup import Evidence, copies
+from lora_factory.sanitize.items import (
+    Item,
+    Source,
+    check,
+    dropped,
+    open_images,
+    read_audit,
+    sources,
+)
+from lora_factory.sanitize.report import SanitizeReport
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lora_factory.models.roles import ImageTextScorer, TextEmbedder
+
+log = logging.getLogger(__name__)
+
+KIND: Kind = "clean"
+VERSION = 1
+SPEC = SanitizeSpec
+CHUNK = 512  # pictures in memory at a time
+
+
+class Models(NamedTuple):
+    """The roles this stage asks."""
+
+    scorer: ImageTextScorer
+    embedder: TextEmbedder
+
+
+class Scored(NamedTuple):
+    """Items with their embeddings, captions and what the scorer thinks of them."""
+
+    items: list[Item]
+    images: NDArray[np.float32]
+    captions: list[Caption]
+    cosines: list[float | None]
+    agreement: Agreement
+
+
+def roles(_spec: SanitizeSpec) -> tuple[str, ...]:
+    """Roles whose models decide the result."""
+    return ("image_text_scorer", "text_embedder", "captioner")
+
+
+def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
+    """Fill ``ctx.out`` with ``images/``, ``records.jsonl`` and ``audit.jsonl``.
+
+    Raises:
+        DataError: fewer images than ``settings.min_images`` are left; tells why.
+        ModelError: a role's model is missing or damaged.
+    """
+    audit: list[AuditRecord] = []
+    found = sources(ctx)
+    items = check(found, spec, ctx, audit)
+    _enough(items, found, audit, ctx)
+    limit_threads(ctx.settings)
+    profile = load_profile(spec.profile, ctx.settings)
+    models = Models(image_text_scorer(profile), text_embedder(profile))
+    scored = _score(items, models, ctx)
+    ctx.check_stop()
+    gone = _drop_copies(scored, models, spec, audit)
+    percentile, note = _drop_unaligned(scored, gone, spec, ctx, audit)
+    kept = [index for index in range(len(items)) if index not in gone]
+    _enough([items[index] for index in kept], found, audit, ctx)
+    _write(scored, kept, audit, ctx)
+    counts = Counts(
+        seen=len(found), kept=len(kept), dropped=dict(Counter(line.reason for line in audit))
+    )
+    captions = [scored.captions[index] for index in kept]
+    return SanitizeReport(
+        counts=counts,
+        replayed=sum(items[index].replayed for index in kept),
+        text_sources=dict(Counter(caption.source for caption in captions)),
+        text_changes=dict(Counter(step for caption in captions for step in caption.steps)),
+        agreement=scored.agreement,
+        alignment_percentile=percentile,
+        alignment_note=note,
+        median_side=int(median(_side(items[index]) for index in kept)),
+        scorer=models.scorer.name,
+    )
+
+
+def _score(items: list[Item], models: Models, ctx: StageContext) -> Scored:
+    """Embed the pictures, choose or compose a caption for each, and compare the two."""
+    parts = []
+    for start in range(0, len(items), CHUNK):
+        ctx.check_stop()
+        parts.append(models.scorer.embed_images(open_images(items[start : start + CHUNK])))
+    images = np.concatenate(parts)
+    found = [found_caption(item.record) for item in items]
+    told = [index for index, caption in enumerate(found) if caption is not None]
+    texts = models.scorer.embed_texts([c.text for c in found if c is not None])
+    agreed = agreement(images[told], texts)
+    words = vocabulary(found)
+    captions = [
+        caption
+        or compose(
+            candidates(items[index].record, words),
+            images[index],
+            models.scorer.embed_texts,
+            trusted=agreed.trusted,
+        )
+        for index, caption in enumerate(found)
+    ]
+    vectors = models.scorer.embed_texts([caption.text for caption in captions])
+    cosines = [
+        float(images[index] @ vectors[index]) if caption.text else None
+        for index, caption in enumerate(captions)
+    ]
+    return Scored(items, images, captions, cosines, agreed)
+
+
+def _drop_copies(
+    scored: Scored, models: Models, spec: SanitizeSpec, audit: list[AuditRecord]
+) -> set[int]:
+    """Indices of copies; each is written to ``audit`` with the item it copies."""
+    items = scored.items
+    texts = models.embedder.encode([caption.text for caption in scored.captions])
+    texts = texts * np.asarray([[bool(c.text)] for c in scored.captions], dtype=np.float32)
+    prints = Fingerprints.stack([item.hash for item in items], [item.thumb for item in items])
+    order = sorted(range(len(items)), key=lambda index: _worth(scored, index), reverse=True)
+    gone: set[int] = set()
+    for copy in copies(
+        Evidence(prints, scored.images, texts),
+        order,
+        image_similarity=spec.image_similarity,
+        text_similarity=spec.text_similarity,
+    ):
+        gone.add(copy.index)
+        original = items[copy.of].record.sha256
+        audit.append(dropped(items[copy.index].record.sha256, copy.kind, f"of {original}"))
+    return gone
+
+
+def _worth(scored: Scored, index: int) -> tuple[bool, int, int, float, str]:
+    """Sort key, best last: replayed, caption found on the page, pixels, sharpness."""
+    item = scored.items[index]
+    told = {"alt": 2, "caption": 2, "composed": 1}.get(scored.captions[index].source, 0)
+    record = item.record
+    return item.replayed, told, record.width * record.height, item.sharpness, record.sha256
+
+
+def _drop_unaligned(
+    scored: Scored, gone: set[int], spec: SanitizeSpec, ctx: StageContext, audit: list[AuditRecord]
+) -> tuple[float, str]:
+    """Add pairs that don't belong together to ``gone``; returns the percentile and a note."""
+    percentile = spec.alignment_percentile
+    if "advice" in ctx.inputs:
+        advice = (ctx.inputs["advice"].path / "advice.json").read_text(encoding="utf-8")
+        asked = Advice.model_validate_json(advice).drop_alignment_percentile
+        percentile = max(percentile, asked)
+    judged = {
+        index: cosine
+        for index, cosine in enumerate(scored.cosines)
+        if cosine is not None and index not in gone
+    }
+    if not scored.agreement.trusted:
+        note = (
+            f"the scorer can't tell real pairs from shuffled ones here (AUC from "
+            f"{scored.agreement.low:.2f}, {scored.agreement.pairs} pairs): nothing was dropped"
+        )
+        log.info("alignment: %s", note)
+        return 0.0, note
+    cut = float(np.percentile(list(judged.values()), percentile)) if judged else 0.0
+    for index, cosine in judged.items():
+        reason = ""
+        if spec.min_alignment is not None and cosine < spec.min_alignment:
+            reason = "below_alignment_floor"
+        elif cosine < cut:
+            reason = "worst_alignment"
+        if reason:
+            gone.add(index)
+            sha256 = scored.items[index].record.sha256
+            audit.append(dropped(sha256, reason, f"cosine {cosine:.3f}"))
+    return percentile, "the scorer tells real pairs from shuffled ones; the worst were dropped"
+
+
+def _enough(
+    items: list[Item], found: list[Source], audit: list[AuditRecord], ctx: StageContext
+) -> None:
+    least = ctx.settings.min_images
+    if len(items) >= least:
+        return
+    table = ", ".join(f"{r} {n}" for r, n in Counter(line.reason for line in audit).most_common())
+    msg = (
+        f"{len(items)} of {len(found)} images are usable, {least} are needed "
+        f"({table or 'nothing was found'}); add sources or loosen the limits"
+    )
+    raise DataError(msg)
+
+
+def _write(scored: Scored, kept: list[int], audit: list[AuditRecord], ctx: StageContext) -> None:
+    records = []
+    for index in kept:
+        raw = scored.items[index].record
+        caption = scored.captions[index]
+        records.append(
+            CleanRecord(
+                sha256=raw.sha256,
+                file_name=f"images/{raw.sha256}.png",
+                url=raw.url,
+                page_url=raw.page_url,
+                page_title=raw.page_title,
+                text=caption.text,
+                text_source=caption.source,
+                alignment=scored.cosines[index],
+                licence=raw.licence,
+                licence_evidence=raw.licence_evidence,
+                width=raw.width,
+                height=raw.height,
+            )
+        )
+    files = {record.file_name for record in records}
+    for item in scored.items:
+        if f"images/{item.file.name}" not in files:
+            item.file.unlink()
+    write_jsonl(ctx.out / "records.jsonl", records)
+    passed = [
+        AuditRecord(
+            item=record.sha256,
+            what="image",
+            stage="sanitize",
+            verdict="kept",
+            detail=" ".join(scored.captions[index].steps),
+        )
+        for index, record in zip(kept, records, strict=True)
+    ]
+    before = read_audit(ctx.inputs["raw"].path)
+    write_jsonl(ctx.out / "audit.jsonl", [*before, *audit, *passed])
+
+
+def _side(item: Item) -> int:
+    return min(item.record.width, item.record.height)
