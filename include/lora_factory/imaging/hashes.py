@@ -84,11 +84,10 @@ class Fingerprints:
 
     def hamming_to(self, rows: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.float32]:
         """Bits that differ, for each of ``rows`` (r) and each of ``others`` (o): r×o."""
-        distance: NDArray[np.float32] = (BITS - self.signs[rows] @ self.signs[others].T) / 2
-        return distance
+        equal = self.signs[rows] @ self.signs[others].T
+        return np.asarray((BITS - equal) / 2, dtype=np.float32)
 
     def rms(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.float32]:
         """Root mean square difference of thumbnails, pair by pair (k indices each), in [0, 1]."""
         gaps = self.thumbs[first] - self.thumbs[second]
-        distance: NDArray[np.float32] = np.sqrt(np.mean(gaps * gaps, axis=1, dtype=np.float32))
-        return distance
+        return np.asarray(np.sqrt(np.mean(gaps**2, axis=1)), dtype=np.float32)
