@@ -148,7 +148,7 @@ class LoRAEvaluator:
         real = float(metrics.match_margins(pairs, pairs.real[pairs.anchor], pairs.anchor).mean())
         sight = metrics.readable(pairs, self._rng)
         note = (
-            f"real images {real:+.3f}; on {len(pairs.real)} real pairs p = {sight.p_value:.3f}, "
+            f"real images {real:+.3f}; on {len(pairs.real)} real pairs p = {sight.p_value:.4f}, "
             f"standard error by chance {sight.error:.2f}"
         )
         score: float | None = metrics.alignment(pairs, self._rows)
@@ -215,12 +215,11 @@ class LoRAEvaluator:
     def _gates(
         self, base: Sequence[Image], lora: Sequence[Image], nearest: Sequence[Nearest]
     ) -> tuple[HardGate, ...]:
-        copies = self.data.copies
         return (
             gates.effect(base, lora),
             gates.no_blank_images(lora),
-            gates.no_copies(nearest, copies.similarity, copies.distance),
-            gates.style_measurable(self.pairs, self._rows),
+            gates.no_copies(nearest, self.data.copies.cuts),
+            gates.style_measurable(self.pairs, self._rows, self.data.note),
         )
 
 

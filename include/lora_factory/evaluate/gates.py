@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lora_factory.evaluate.metrics import Pairs
     from lora_factory.evaluate.statistics import Rows
-    from lora_factory.guard.copying import Nearest
+    from lora_factory.guard.copying import Cuts, Nearest
 
 BLANK_DEVIATION = 4.0
 """Standard deviation of the grey levels (of 255) under which a picture is blank."""
@@ -77,23 +77,31 @@ def no_blank_images(lora: Sequence[Image]) -> HardGate:
     return _gate("no_blank_images", passed, f"{blank} of {len(lora)} are blank")
 
 
-def no_copies(nearest: Sequence[Nearest], similarity: float, distance: int) -> HardGate:
-    """Pictures that repeat a training image, by the guard's calibrated rule."""
+def no_copies(nearest: Sequence[Nearest], cuts: Cuts) -> HardGate:
+    """Pictures that repeat a training image, by the guard's calibrated rule.
+
+    One in twenty is let pass: by calibration, up to 2% of original pictures are taken for
+    copies.
+    """
     copies = sum(one.copied for one in nearest)
     passed = copies <= SHARE_OF_COPIES * len(nearest)
     detail = (
-        f"{copies} of {len(nearest)} repeat a training image "
-        f"(cosine ≥ {similarity:.3f} and hash distance ≤ {distance} bits)"
+        f"{copies} of {len(nearest)} repeat a training image (cosine ≥ {cuts.cosine:.3f} or "
+        f"≤ {cuts.bits} of 64 hash bits apart, cuts from {cuts.calibrated_on} originals)"
     )
     return _gate("no_copies", passed, detail)
 
 
-def style_measurable(pairs: Pairs, rows: Rows) -> HardGate:
-    """The scorer tells the style from the base; else no score means anything."""
+def style_measurable(pairs: Pairs, rows: Rows, note: str = "") -> HardGate:
+    """The scorer tells the style from the base; else no score means anything.
+
+    ``note`` says what else the anchors suffer from.
+    """
     from lora_factory.evaluate.metrics import style_similarity
 
     base, _, real = style_similarity(pairs, rows)
     detail = f"real {real:.2f} against base {base:.2f} (≥ {MEASURABLE:g} apart)"
+    detail = f"{detail}; {note}" if note else detail
     return _gate("style_measurable", real - base >= MEASURABLE, detail)
 
 

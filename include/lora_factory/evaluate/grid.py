@@ -17,7 +17,7 @@ CELL = 128
 BLOCKS = 3
 """Prompts side by side."""
 MAX_PROMPTS = 24
-COLUMNS = ("base", "LoRA", "nearest training image")
+COLUMNS = ("base", "LoRA", "nearest original")
 GAP = 6
 MARGIN = 24
 CAPTION = 24

@@ -24,6 +24,7 @@ from pydantic import Field, ValidationError
 
 from lora_factory.contracts.base import Contract, Counts
 from lora_factory.contracts.evaluation import EvaluationReport, HardGate, Metric
+from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.records import write_jsonl
 from lora_factory.contracts.specs import EvaluateSpec
 from lora_factory.contracts.training import TrainReport
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from lora_factory.models.profiles import BaseEntry, Profile
 
 log = logging.getLogger(__name__)
-KIND = "evaluation"
+KIND: Kind = "evaluation"
 VERSION = 1
 SPEC = EvaluateSpec
 SCORER = "image_text_scorer"
@@ -65,8 +66,8 @@ class PairRecord(Contract):
 
 
 def roles(spec: EvaluateSpec) -> tuple[str, ...]:  # noqa: ARG001  (part of the stage's shape)
-    """The scorer; the base's revision enters through the LoRA's own key."""
-    return (SCORER,)
+    """The scorer, and all bases, since the LoRA's manifest names which one it needs."""
+    return (SCORER, "bases")
 
 
 def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from lora_factory.errors import ModelError
 from lora_factory.evaluate import gates
 from lora_factory.evaluate.metrics import Pairs
-from lora_factory.guard.copying import Nearest
+from lora_factory.guard.copying import Cuts, Nearest
 
 
 def noise(count: int, seed: int) -> list[Image.Image]:
@@ -71,11 +71,14 @@ def noise_grain() -> np.ndarray:
     return np.random.default_rng(9).integers(0, 4, size=(16, 16, 3), dtype=np.uint8)
 
 
+CUTS = Cuts(0.98, 0.9, 6, 20, 100)
+
+
 def test_copies() -> None:
     free, copied = Nearest(0, 0.8, 20, False), Nearest(0, 0.99, 0, True)
-    assert gates.no_copies([free] * 20, 0.98, 6).passed
-    assert gates.no_copies([free] * 19 + [copied], 0.98, 6).passed  # chance explains one
-    gate = gates.no_copies([free] * 18 + [copied] * 2, 0.98, 6)
+    assert gates.no_copies([free] * 20, CUTS).passed
+    assert gates.no_copies([free] * 19 + [copied], CUTS).passed  # chance explains one
+    gate = gates.no_copies([free] * 18 + [copied] * 2, CUTS)
     assert not gate.passed
     assert gate.detail.startswith("2 of 20 repeat a training image")
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from lora_factory.guard.copying import CopyDetector, perceptual_hashes
 
@@ -60,12 +60,20 @@ def test_a_training_image_with_noise_is_a_copy_of_itself(
 def test_other_originals_are_hardly_ever_copies(detector: CopyDetector) -> None:
     others = pictures(200, np.random.default_rng(3))
     found = detector.nearest(embed(others), perceptual_hashes(others))
-    assert sum(one.copied for one in found) <= 4  # calibrated at one in a hundred, each rule
+    assert sum(one.copied for one in found) <= 8  # at most 2% by calibration
 
 
-def test_both_rules_must_agree(detector: CopyDetector, train: list[Image.Image]) -> None:
+def test_a_mirrored_copy_is_a_copy(detector: CopyDetector, train: list[Image.Image]) -> None:
+    """Training mirrors images at random, so that a memorised one may come out mirrored."""
+    mirrored = [ImageOps.mirror(image) for image in train[:12]]
+    found = detector.nearest(embed(train[:12]), perceptual_hashes(mirrored))
+    assert all(one.copied for one in found)
+
+
+def test_both_views_must_agree(detector: CopyDetector, train: list[Image.Image]) -> None:
     far_hash = ~perceptual_hashes(train[:1])
     assert not detector.nearest(embed(train[:1]), far_hash)[0].copied
+    assert not detector.nearest(-embed(train[:1]), perceptual_hashes(train[:1]))[0].copied
 
 
 def test_an_exact_copy_is_found_even_when_the_set_holds_twins() -> None:
