@@ -43,7 +43,7 @@ def found_caption(record: RawRecord) -> Caption | None:
 
 
 def candidates(record: RawRecord, vocabulary: Sequence[str]) -> list[str]:
-    """What a composed caption may be, likeliest first: file name, nearby, title, vocabulary."""
+    """What a composed caption may be: file name, nearby text, title, vocabulary."""
     short = [text for text in sentences(record.nearby) if len(text.split()) <= MAX_WORDS]
     title = repair(record.page_title.split(":")[0]).text
     found = [from_file_name(record.url), *short, title if usable(title) else "", *vocabulary]
@@ -60,20 +60,20 @@ def compose(
     options: Sequence[str],
     image: NDArray[np.float32],
     embed: Callable[[Sequence[str]], NDArray[np.float32]],
-    *,
-    trusted: bool,
 ) -> Caption:
     """Role ``captioner``, kind ``composed``: the option that the scorer puts closest.
 
     Args:
-        options: candidate captions, likeliest first.
+        options: candidate captions.
         image: unit vector of the picture, d.
         embed: the scorer's text side, n texts → n×d.
-        trusted: whether the scorer can tell pairs of this data apart (imaging.agreement);
-            if not, the order of ``options`` decides, since a ranking would be a guess.
     """
     if not options:
         return Caption("", "none")
-    if not trusted:
-        return Caption(options[0], "composed")
     return Caption(options[int((embed(options) @ image).argmax())], "composed")
+
+
+def named_caption(record: RawRecord) -> Caption:
+    """The file name's words, or nothing: all that may be said where no scorer can choose."""
+    text = from_file_name(record.url)
+    return Caption(text, "composed") if text else Caption("", "none")

@@ -29,6 +29,7 @@ from lora_factory.sanitize.captions import (
     candidates,
     compose,
     found_caption,
+    named_caption,
     vocabulary,
 )
 from lora_factory.sanitize.dedup import Evidence, copies
@@ -128,16 +129,15 @@ def _score(items: list[Item], models: Models, ctx: StageContext) -> Scored:
     texts = models.scorer.embed_texts([c.text for c in found if c is not None])
     agreed = agreement(images[told], texts)
     words = vocabulary(found)
-    captions = [
-        caption
-        or compose(
-            candidates(items[index].record, words),
-            images[index],
-            models.scorer.embed_texts,
-            trusted=agreed.trusted,
-        )
-        for index, caption in enumerate(found)
-    ]
+    captions = []
+    for item, caption, image in zip(items, found, images, strict=True):
+        if caption is not None:
+            captions.append(caption)
+        elif agreed.trusted:
+            options = candidates(item.record, words)
+            captions.append(compose(options, image, models.scorer.embed_texts))
+        else:
+            captions.append(named_caption(item.record))
     vectors = models.scorer.embed_texts([caption.text for caption in captions])
     cosines = [
         float(images[index] @ vectors[index]) if caption.text else None
@@ -188,7 +188,8 @@ def _drop_unaligned(
     judged = {
         index: cosine
         for index, cosine in enumerate(scored.cosines)
-        if cosine is not None and index not in gone
+        # The scorer chose composed captions itself: it can't be their judge.
+        if cosine is not None and index not in gone and scored.captions[index].source != "composed"
     }
     if not scored.agreement.trusted:
         note = (
@@ -257,12 +258,21 @@ def _write(scored: Scored, kept: list[int], audit: list[AuditRecord], ctx: Stage
             what="image",
             stage="sanitize",
             verdict="kept",
-            detail=" ".join(scored.captions[index].steps),
+            detail=_changes(scored, index),
         )
         for index, record in zip(kept, records, strict=True)
     ]
     before = read_audit(ctx.inputs["raw"].path)
     write_jsonl(ctx.out / "audit.jsonl", [*before, *audit, *passed])
+
+
+def _changes(scored: Scored, index: int) -> str:
+    """What repair did to the text, and the text before it; empty where it did nothing."""
+    caption = scored.captions[index]
+    if not caption.steps:
+        return ""
+    before = str(getattr(scored.items[index].record, caption.source))
+    return f"{' '.join(caption.steps)}: {before[:400]!r}"
 
 
 def _side(item: Item) -> int:
