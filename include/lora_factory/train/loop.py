@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 BETAS = (0.9, 0.99)
 MAX_GRAD_NORM = 1.0
 PROBE_SCALE = 4  # without gradients, this many training batches fit the memory of one
-PROBES = 12  # validation probes in a training, besides the first
+PROBES = 12  # validation probes in a training, besides the first and the last
+PROBE_STEPS = 10  # steps between two probes, at least: they cost time too
 CHECKPOINT_SECONDS = 10.0
 
 
@@ -112,7 +113,7 @@ class LoRATrainer:
             step += 1
             rate = (step - first) * images / (time.monotonic() - started)
             note = f"loss {self.monitor.recent_loss():.4f}, {rate:.0f} images/s"
-            if step == plan.steps or step % max(1, plan.steps // PROBES) == 0:
+            if step == plan.steps or step % max(PROBE_STEPS, plan.steps // PROBES) == 0:
                 note += f", validation {self._probe(step).validation:.4f}"
                 if self.monitor.detect_overfitting():
                     log.info("validation loss rises against training loss; stopping")

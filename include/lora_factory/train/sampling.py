@@ -109,8 +109,12 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
 
 
 def _generator(seed: int, purpose: int, number: int) -> Generator:
-    """A CPU generator for one purpose and number; distinct for any run below 2^32 steps."""
+    """A CPU generator of its own for each purpose and number.
+
+    Mixed to 32 bits here, since torch's CPU generator ignores the upper half of a seed.
+    """
+    import numpy as np
     import torch
 
-    mixed = (seed % 2**24) << 38 | purpose << 36 | number % 2**36
-    return torch.Generator().manual_seed(mixed)
+    mixed = np.random.SeedSequence([abs(seed), purpose, number]).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(mixed))
