@@ -12,6 +12,7 @@ Imports no Airflow: errors are the factory's own (``lora_factory.errors``).
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import json
 import logging
@@ -120,7 +121,11 @@ class StageProcess:
             raise errors.ConfigurationError(msg) from err
         self._process = process
         # A thread reads the lines, so that a grandchild holding the pipe can't outlast the child.
-        reader = threading.Thread(target=pass_on_lines, args=(process.stdout,), daemon=True)
+        # The task's context goes with it, so that its lines carry the task's ids.
+        context = contextvars.copy_context()
+        reader = threading.Thread(
+            target=context.run, args=(pass_on_lines, process.stdout), daemon=True
+        )
         reader.start()
         try:
             return process.wait()

@@ -194,7 +194,10 @@ def _check_source(conf: RunConf, settings: Settings) -> None:
             raise SpecError(msg)
         return
     for seed in conf.seeds:
-        parts = urlsplit(seed)
+        try:
+            parts = urlsplit(seed)
+        except ValueError:  # for example an unclosed [ of an IPv6 address
+            parts = urlsplit("")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             msg = f"seed {seed!r} is no http(s) URL; correct it"
             raise SpecError(msg)

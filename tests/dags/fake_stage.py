@@ -64,9 +64,9 @@ def _commit(stage: str, spec: StageSpec) -> StageResult:
     store = open_store(Settings.from_environment())
     inputs = {name: uri for name in spec.inputs if (uri := getattr(spec, name)) is not None}
     entries = tuple(
-        InputEntry(name=name, manifest_uri=uri.partition("#")[0], sha256=uri.rpartition("=")[2])
+        InputEntry(name=name, manifest_uri=artifact.uri, sha256=artifact.sha256)
         for name, uri in inputs.items()
-        if store.read_manifest(uri)
+        for artifact in [store.fetch(uri)]
     )
     values = spec.model_dump(mode="json")
     draft = Manifest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from lora_factory.contracts.base import StageSpec
 from lora_factory.errors import FactoryError, SpecError
 from lora_factory_airflow.child import StageProcess
 from lora_factory_airflow.hooks.deployment import DeploymentHook
+
+log = logging.getLogger(__name__)
 
 
 class StageOperator(BaseOperator):
@@ -73,5 +76,6 @@ def last_uri(results: Any) -> str | None:
 
 
 def fail(err: FactoryError) -> Exception:
-    """What to raise so that Airflow retries a transient error and no other."""
+    """Log the error in one line; what to raise so that Airflow retries it only if transient."""
+    log.error("%s: %s", type(err).__name__, err)
     return err if err.transient else AirflowFailException(f"{type(err).__name__}: {err}")

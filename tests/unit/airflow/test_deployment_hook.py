@@ -1,0 +1,54 @@
+"""Connections as variables. Airflow reads AIRFLOW_CONN_* itself, so these are real ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lora_factory_airflow.hooks.deployment import DeploymentHook
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers(monkeypatch):
+    for name in ("CATALOG", "STORE", "SERVE"):
+        monkeypatch.delenv(f"AIRFLOW_CONN_LORA_FACTORY_{name}", raising=False)
+
+
+def test_without_connections_the_variables_count(monkeypatch):
+    monkeypatch.setenv("LORA_FACTORY_CATALOG", "postgresql://u:p@h/d")
+    monkeypatch.setenv("LORA_FACTORY_STORE", "file:///s")
+    hook = DeploymentHook()
+    assert hook.secrets() == {}
+    settings = hook.settings()
+    assert settings.catalog.get_secret_value() == "postgresql://u:p@h/d"
+    assert settings.store == "file:///s"
+
+
+def test_connections_win(monkeypatch):
+    monkeypatch.setenv("LORA_FACTORY_CATALOG", "postgresql://old@h/d")
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_LORA_FACTORY_CATALOG", "postgres://u:p%40ss@db:5433/cat?sslmode=require"
+    )
+    store = {
+        "conn_type": "aws",
+        "login": "key",
+        "password": "s3cret",
+        "extra": {"region_name": "eu-west-1", "endpoint_url": "http://s3:8333"},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_LORA_FACTORY_STORE", json.dumps(store))
+    monkeypatch.setenv("AIRFLOW_CONN_LORA_FACTORY_SERVE", "http://:tok@serve:8000/https")
+    found = DeploymentHook().secrets()
+    assert found == {
+        "LORA_FACTORY_CATALOG": "postgresql://u:p%40ss@db:5433/cat?sslmode=require",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "s3cret",
+        "AWS_REGION": "eu-west-1",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL": "http://s3:8333",
+        "LORA_FACTORY_SERVE_TOKEN": "tok",
+        "LORA_FACTORY_SERVE_URL": "https://serve:8000",
+    }
+    settings = DeploymentHook().settings()
+    assert settings.serve_url == "https://serve:8000"
+    assert "p%40ss" not in repr(settings)

@@ -1,0 +1,167 @@
+"""Operators without a scheduler: fields, rendered values, error branches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+
+from lora_factory.contracts.manifest import StageResult
+from lora_factory.contracts.run import STAGES
+from lora_factory.errors import DataError, Interrupted, ServiceUnavailable, SpecError
+from lora_factory_airflow.operators._base import StageOperator, fail, last_uri
+from lora_factory_airflow.operators.crawl import CrawlOperator
+from lora_factory_airflow.operators.deploy import DeployOperator
+from lora_factory_airflow.operators.evaluate import EvaluateOperator
+from lora_factory_airflow.operators.gate import GateOperator
+from lora_factory_airflow.operators.label import LabelOperator
+from lora_factory_airflow.operators.result import ResultOperator
+from lora_factory_airflow.operators.sanitize import SanitizeOperator
+from lora_factory_airflow.operators.train import TrainOperator
+from lora_factory_airflow.operators.tune import TuneOperator
+
+OPERATORS = (
+    CrawlOperator,
+    SanitizeOperator,
+    LabelOperator,
+    TuneOperator,
+    TrainOperator,
+    EvaluateOperator,
+    DeployOperator,
+)
+
+
+def result(uri: str) -> dict[str, Any]:
+    return StageResult(manifest_uri=uri, sha256="0", counts={}).model_dump(mode="json")  # type: ignore[arg-type]
+
+
+def test_one_operator_a_stage():
+    assert tuple(operator.stage for operator in OPERATORS) == STAGES
+    for operator in OPERATORS:
+        assert operator.spec_type.__name__ == f"{operator.stage.title()}Spec"
+        assert set(operator.template_fields) == {"spec", "inputs"}
+    assert set(GateOperator.template_fields) == {"spec", "evaluation"}
+    assert set(ResultOperator.template_fields) == {"spec", "plan"}
+
+
+def test_constructors_only_assign():
+    """Airflow renders after construction: a nonsense spec must pass until execute."""
+    operator = TrainOperator(task_id="t", spec="{{ later }}", inputs={"dataset": "{{ later }}"})
+    assert operator.spec == "{{ later }}"
+
+
+def test_inputs_win_over_the_spec_and_skipped_ones_leave_it():
+    operator = TrainOperator(
+        task_id="t",
+        spec={"dataset": "given", "plan": "given", "parent": None},
+        inputs={"dataset": None, "plan": result("made")},
+    )
+    spec = operator.parse()
+    assert (spec.dataset, spec.plan, spec.parent) == ("given", "made", None)
+
+
+def test_bad_specs_are_one_line():
+    operator = TrainOperator(task_id="t", spec={"dataset": "d", "nonsense": 1})
+    with pytest.raises(SpecError) as err:
+        operator.parse()
+    assert str(err.value).startswith("TrainSpec: plan: Field required")
+    assert "\n" not in str(err.value)
+    with pytest.raises(AirflowFailException, match="SpecError: TrainSpec"):
+        operator.execute({})
+
+
+@pytest.mark.parametrize(
+    ("results", "uri"),
+    [
+        (None, None),
+        ([], None),
+        ([None, None], None),
+        (result("a"), "a"),
+        ([result("a"), result("b"), None], "b"),
+        ((None, result("b")), "b"),
+    ],
+)
+def test_last_uri(results, uri):
+    assert last_uri(results) == uri
+
+
+def test_only_permanent_errors_end_the_task():
+    assert isinstance(fail(DataError("x")), AirflowFailException)
+    assert str(fail(DataError("x"))) == "DataError: x"
+    for transient in (ServiceUnavailable("x"), Interrupted("x")):
+        assert fail(transient) is transient
+
+
+def test_kill_before_start_is_harmless():
+    StageOperator.on_kill(CrawlOperator(task_id="c", spec={}))
+
+
+def test_sensor_defers_without_secrets(monkeypatch):
+    from datetime import UTC, datetime, timedelta
+    from types import SimpleNamespace
+
+    from lora_factory_airflow.sensors.feedback import FeedbackSensor
+    from lora_factory_airflow.triggers.feedback import FeedbackTrigger
+
+    monkeypatch.setenv("LORA_FACTORY_CATALOG", "postgresql://u:s3cret@h/d")
+    sensor = FeedbackSensor(
+        task_id="w", patience=timedelta(hours=1), poll_interval=timedelta(minutes=1)
+    )
+    run = SimpleNamespace(run_after=datetime(2026, 11, 24, 12, tzinfo=UTC))
+    midnight = datetime(2026, 11, 24, tzinfo=UTC)
+    for context, day in (
+        ({"dag_run": run, "data_interval_end": midnight}, "2026-11-23"),
+        ({"dag_run": run}, "2026-11-24"),
+    ):
+        with pytest.raises(TaskDeferred) as deferred:
+            sensor.execute(context)
+        path, arguments = deferred.value.trigger.serialize()
+        assert path == "lora_factory_airflow.triggers.feedback.FeedbackTrigger"
+        assert arguments["day"] == day
+        assert "s3cret" not in str(arguments)
+        assert FeedbackTrigger(**arguments).serialize() == (path, arguments)
+
+
+def test_sensor_reads_the_event():
+    from datetime import timedelta
+
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from lora_factory_airflow.sensors.feedback import FeedbackSensor
+
+    sensor = FeedbackSensor(task_id="w", patience=timedelta(0), poll_interval=timedelta(0))
+    due = {"run_id": "r", "conf": {"a": 1}, "reason": "x", "name": "n"}
+    assert sensor.execute_complete({}, {"due": [due]}) == [
+        {"trigger_run_id": "r", "conf": {"a": 1}}
+    ]
+    with pytest.raises(AirflowSkipException):
+        sensor.execute_complete({}, {"due": []})
+    with pytest.raises(AirflowFailException):
+        sensor.execute_complete({}, {"error": "e", "transient": False})
+    with pytest.raises(ServiceUnavailable):
+        sensor.execute_complete({}, {"error": "e", "transient": True})
+
+
+def test_trigger_waits_for_a_catalog_that_does_not_answer(monkeypatch):
+    """Refused connection: transient, so it tries again until its time is over."""
+    import asyncio
+    import time
+    from datetime import UTC, datetime, timedelta
+
+    from lora_factory_airflow.triggers.feedback import FeedbackTrigger
+
+    monkeypatch.setenv("LORA_FACTORY_CATALOG", "postgresql://u:s3cret@127.0.0.1:1/d")
+    until = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    trigger = FeedbackTrigger("2026-11-24", until, 0.2)
+
+    async def first() -> dict[str, Any]:
+        async for event in trigger.run():
+            return dict(event.payload)
+        raise AssertionError
+
+    started = time.monotonic()
+    answer = asyncio.run(first())
+    assert time.monotonic() - started >= 0.9
+    assert answer["transient"]
+    assert "s3cret" not in answer["error"]
