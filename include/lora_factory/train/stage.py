@@ -44,7 +44,7 @@ ADAPTER = "trained"
 
 def roles(spec: TrainSpec) -> tuple[str, ...]:  # noqa: ARG001 - the plan names the base
     """Any base may be the plan's, and a changed base must give a new artifact."""
-    return ("base:*",)
+    return ("bases",)
 
 
 def run(spec: TrainSpec, ctx: StageContext) -> TrainReport:

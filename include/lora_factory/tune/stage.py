@@ -36,7 +36,7 @@ WARMUP_SHARE = 0.05
 
 def roles(spec: TuneSpec) -> tuple[str, ...]:
     """The domain, hence the base, is only known once the dataset is read: then all bases."""
-    return ("text_embedder", f"base:{spec.base or '*'}")
+    return ("text_embedder", f"base:{spec.base}" if spec.base else "bases")
 
 
 def run(spec: TuneSpec, ctx: StageContext) -> TuneReport:

@@ -1,0 +1,146 @@
+"""Tune and train through the runner, in processes of their own, on the embedded base."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lora_factory.contracts.manifest import Kind, Manifest
+from lora_factory.contracts.settings import Settings
+from lora_factory.contracts.stage import LocalArtifact
+from lora_factory.contracts.training import TrainPlan, TrainReport, TuneReport
+from lora_factory.errors import ModelError
+from lora_factory.models.profiles import ASSETS, PACKAGE
+from lora_factory.runner import run_stage
+from lora_factory.store.artifacts import open_store
+from training_data import make_dataset, make_plan, plan_artifact
+
+pytestmark = pytest.mark.integration
+
+
+def commit(settings: Settings, made: LocalArtifact, kind: Kind) -> str:
+    draft = made.manifest.model_copy(update={"kind": kind})
+    return open_store(settings).commit(made.path, draft)
+
+
+def manifest(settings: Settings, uri: str) -> Manifest:
+    return open_store(settings).read_manifest(uri)
+
+
+@pytest.fixture
+def dataset(settings: Settings, tmp_path: Path) -> str:
+    return commit(settings, make_dataset(tmp_path / "d", train=10, validation=4), "dataset")
+
+
+def test_a_dataset_becomes_a_plan_and_a_lora(settings: Settings, dataset: str) -> None:
+    spec = {"dataset": dataset, "epochs": 1, "max_minutes": 0.05}
+    tuned = run_stage("tune", spec, settings)
+    plan = TuneReport.model_validate(manifest(settings, tuned.manifest_uri).stats).plan
+    fields = set(TrainPlan.model_fields) - {"measurements", "reasons"}
+    told = {"base", "rank", "alpha", "target_modules", "learning_rate", "batch_size", "steps"}
+    assert told <= plan.reasons.keys() <= fields
+    assert "cut to the 0.05 minutes allowed" in plan.reasons["steps"]
+    assert plan.rank == 32  # the base's limit
+    assert 0.3 < plan.measurements.semantic_diversity < 1
+    assert 0 < plan.measurements.seconds_per_image < 5
+    trained = run_stage("train", {"dataset": dataset, "plan": tuned.manifest_uri}, settings)
+    found = manifest(settings, trained.manifest_uri)
+    assert {file.path for file in found.files} == {"lora.safetensors", "training.jsonl", "loss.png"}
+    assert TrainReport.model_validate(found.stats).steps == plan.steps
+    again = run_stage("train", {"dataset": dataset, "plan": tuned.manifest_uri}, settings)
+    assert again.reused
+
+
+def test_advice_changes_the_plan(settings: Settings, dataset: str, tmp_path: Path) -> None:
+    from training_data import artifact
+
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (folder / "advice.json").write_text('{"rank_scale": 0.1, "learning_rate_scale": 0.5}')
+    advice = commit(settings, artifact(folder, "evaluation"), "evaluation")
+    spec = {"dataset": dataset, "epochs": 1, "max_minutes": 0.05}
+    plans = [
+        TuneReport.model_validate(
+            manifest(settings, run_stage("tune", spec | more, settings).manifest_uri).stats
+        ).plan
+        for more in ({}, {"advice": advice})
+    ]
+    assert plans[1].rank < 10
+    assert plans[1].learning_rate == pytest.approx(plans[0].learning_rate / 2, rel=0.01)
+
+
+def test_a_base_without_weights_stops_at_tuning(
+    settings: Settings, dataset: str, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for part in (ASSETS / "emoji-base").iterdir():
+        if part.name != "unet":
+            (base / part.name).symlink_to(part)
+    (base / "unet").mkdir()
+    (base / "unet/config.json").write_text((ASSETS / "emoji-base/unet/config.json").read_text())
+    profiles = tmp_path / "profiles"
+    profiles.mkdir()
+    text = (PACKAGE / "profiles/embedded.toml").read_text()
+    (profiles / "hollow.toml").write_text(text.replace('"emoji-base"', f'"{base}"'))
+    hollow = settings.model_copy(update={"profiles": profiles})
+    with pytest.raises(ModelError, match="unet") as caught:
+        run_stage("tune", {"dataset": dataset, "profile": "hollow"}, hollow)
+    assert "\n" not in str(caught.value)
+
+
+@contextmanager
+def child(settings: Settings, spec: dict[str, str], work: Path) -> Iterator[subprocess.Popen[str]]:
+    """``python -m lora_factory train``, as Airflow starts it."""
+    (work / "spec.json").write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "lora_factory", "train"]
+    command += ["--spec", str(work / "spec.json"), "--report", str(work / "report.json")]
+    environment = os.environ | {
+        "PYTHONPATH": str(PACKAGE.parent),
+        "LORA_FACTORY_STORE": settings.store,
+        "LORA_FACTORY_SCRATCH": str(settings.scratch),
+        "LORA_FACTORY_THREADS": "1",
+    }
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if words in line:
+            return
+    pytest.fail(f"{words!r} not in: {''.join(seen)}")
+
+
+def test_sigterm_leaves_a_checkpoint_and_the_next_run_goes_on(
+    settings: Settings, dataset: str, tmp_path: Path
+) -> None:
+    plan = commit(settings, plan_artifact(tmp_path / "p", make_plan(steps=10_000)), "plan")
+    spec = {"dataset": dataset, "plan": plan}
+    for words in ("training 1/", "going on from step"):
+        with child(settings, spec, tmp_path) as process:
+            wait_for(process, words)
+            process.send_signal(signal.SIGTERM)
+            asked = time.monotonic()
+            assert process.wait(timeout=60) == 75
+            assert time.monotonic() - asked < 4.0
+        error = json.loads((tmp_path / "report.json").read_text())["error"]
+        assert (error["type"], error["transient"]) == ("Interrupted", True)
+        assert list(settings.scratch.glob("work/train/*/scratch/checkpoint.safetensors"))
+    assert not list((tmp_path / "store").glob("lora/*/manifest.json"))
