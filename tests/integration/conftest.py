@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import psycopg2
 import pytest
 import uvicorn
 
@@ -33,7 +34,18 @@ def postgres() -> Iterator[EmbeddedPostgres]:
         tempfile.TemporaryDirectory(prefix="lora_factory_pg_") as folder,
         EmbeddedPostgres(Path(folder) / "data") as server,
     ):
+        _forget_durability(server.dsn("postgres"))
         yield server
+
+
+def _forget_durability(dsn: str) -> None:
+    """A database for each test is thousands of files, each synced when the server stops."""
+    connection = psycopg2.connect(dsn)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER SYSTEM SET fsync = off")
+        cursor.execute("SELECT pg_reload_conf()")
+    connection.close()
 
 
 @pytest.fixture(scope="session")
