@@ -1,0 +1,106 @@
+"""The split: a partition that keeps near-duplicates together."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from lora_factory.imaging.hashes import Fingerprints
+from lora_factory.label.split import near_duplicates, split
+
+groups = st.lists(st.integers(0, 30), min_size=4, max_size=80)
+shares = st.floats(0.05, 0.45)
+
+
+@given(groups, shares, st.integers(0, 5))
+def test_groups_stay_together_and_both_parts_are_sane(
+    labels: list[int], share: float, seed: int
+) -> None:
+    found = split(labels, [""] * len(labels), share, seed)
+    held, trained = set(), set()
+    for label, out in zip(labels, found.validation.tolist(), strict=True):
+        (held if out else trained).add(label)
+    assert not held & trained
+    assert 2 * found.validation.sum() <= max(len(labels), 2)
+    assert trained
+    assert found.groups == len(set(labels))
+
+
+@given(st.integers(4, 200), shares, st.integers(0, 5))
+def test_single_items_hold_out_the_share_but_never_too_few(
+    count: int, share: float, seed: int
+) -> None:
+    found = split(range(count), [""] * count, share, seed)
+    assert found.validation.sum() == max(4 if count >= 24 else 1, round(share * count))
+
+
+@given(groups, shares)
+def test_same_seed_same_split(labels: list[int], share: float) -> None:
+    pages = [f"http://site/{label % 3}" for label in labels]
+    first, again = (split(labels, pages, share, 7).validation for _ in range(2))
+    assert (first == again).all()
+
+
+def test_seeds_differ() -> None:
+    assert len({tuple(split(range(60), [""] * 60, 0.15, seed).validation) for seed in range(5)}) > 1
+
+
+def test_pages_stay_whole_only_where_several_fit() -> None:
+    many = [f"http://site/{item // 2}" for item in range(120)]
+    found = split(range(120), many, 0.15, 0)
+    assert found.by_page
+    held = {page for page, out in zip(many, found.validation, strict=True) if out}
+    trained = {page for page, out in zip(many, found.validation, strict=True) if not out}
+    assert len(held) == 9
+    assert not held & trained
+    few = [f"http://site/{item // 30}" for item in range(120)]
+    assert not split(range(120), few, 0.15, 0).by_page
+
+
+def test_a_duplicate_across_pages_joins_them() -> None:
+    pages = [f"http://site/{item}" for item in range(40)]
+    labels = [0, 0, *range(2, 40)]
+    found = split(labels, pages, 0.2, 3)
+    assert found.by_page
+    assert found.groups == 39
+    assert found.validation[0] == found.validation[1]
+
+
+def test_one_group_can_not_be_split() -> None:
+    assert split([0] * 12, [""] * 12, 0.15, 0).validation.sum() == 0
+
+
+def test_a_big_group_stays_in_training() -> None:
+    found = split([0] * 30 + list(range(1, 11)), [""] * 40, 0.15, 1)
+    assert not found.validation[:30].any()
+    assert found.validation.sum() == 6
+
+
+def _drawing(number: int) -> Image.Image:
+    dice = np.random.default_rng(number)
+    image = Image.new("RGB", (64, 64), "white")
+    for _ in range(4):
+        corner = dice.integers(0, 40, 2)
+        ImageDraw.Draw(image).ellipse([*corner, *(corner + 20)], fill="black")
+    return image
+
+
+def test_near_duplicates_need_both_views() -> None:
+    base = _drawing(0)
+    shifted = base.resize((48, 48)).resize((64, 64))
+    images = [base, _drawing(1), shifted, _drawing(2)]
+    prints = Fingerprints.of(images)
+    alike = np.ones((4, 8), dtype=np.float32) / np.float32(np.sqrt(8))
+    assert near_duplicates(alike, prints).tolist() == [0, 1, 0, 2]
+    apart = np.eye(4, dtype=np.float32)
+    assert len(set(near_duplicates(apart, prints).tolist())) == 4
+
+
+def test_near_duplicates_chain() -> None:
+    """Single link: 0 ~ 1 and 1 ~ 2 keep 0 with 2, although those two are further apart."""
+    angles = np.deg2rad([0, 15, 30, 90])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    prints = Fingerprints.of([_drawing(0)] * 4)
+    assert near_duplicates(vectors, prints).tolist() == [0, 0, 0, 1]
