@@ -12,6 +12,7 @@ import logging
 import warnings
 from typing import Literal
 
+import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 log = logging.getLogger(__name__)
@@ -85,8 +86,9 @@ def _check_header(image: Image.Image, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageRejected(reason="too_many_pixels", detail=f"{width}×{height} > {max_pixels}")
     # A phone's JPEG may hold several pictures (MPO); the first one is the photo.
-    if image.format in ANIMATED and getattr(image, "n_frames", 1) > 1:
-        raise ImageRejected(reason="animated", detail=f"{getattr(image, 'n_frames', 0)} frames")
+    # is_animated looks for a second frame only; n_frames of a GIF walks through all of them.
+    if image.format in ANIMATED and getattr(image, "is_animated", False):
+        raise ImageRejected(reason="animated", detail="more than one frame")
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -94,18 +96,31 @@ def _plain(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     image = _upright(image)
     alpha = None
-    if image.has_transparency_data:
+    if image.mode.startswith("I;16"):
+        image, alpha = _eight_bits(image)
+    elif image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         image = image.convert("RGB")
-    elif image.mode.startswith("I;16"):
-        image = image.point(lambda level: level / 256).convert("L")
     elif image.mode not in {"RGB", "L", "CMYK"}:
         image = image.convert("RGB")
     image = _to_srgb(image, profile) if profile else image
     plain = Image.new("RGB", image.size, "white")
     plain.paste(image.convert("RGB"), mask=alpha)
     return plain
+
+
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """16-bit grey → L by its upper bytes, and alpha where the file names a transparent level.
+
+    Pillow's own conversions clip at 255, which turns all but the darkest levels white.
+    """
+    levels = np.asarray(image)
+    key = image.info.get("transparency")
+    alpha = None
+    if isinstance(key, int):
+        alpha = Image.fromarray(np.where(levels == key, 0, 255).astype(np.uint8))
+    return Image.fromarray((levels >> 8).astype(np.uint8)), alpha
 
 
 def _upright(image: Image.Image) -> Image.Image:

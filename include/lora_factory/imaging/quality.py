@@ -18,7 +18,7 @@ MIN_SHARPNESS = 0.08
 MIN_INK = 0.005
 MAX_DARK = 0.2
 MIN_LIGHT = 0.9
-INK_STEP = 0.1
+INK_STEP = 0.05  # below 1 − MIN_LIGHT: a faint drawing is too light, not uniform
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Quality:
         brightest: 99.5th percentile of the pixels' largest channel, in [0, 1].
         darkest: 0.5th percentile of the pixels' smallest channel, in [0, 1]; pure yellow
             is dark in blue, so a yellow circle on white is not "too light".
-        ink: share of pixels further than 0.1 from the median colour in some channel.
+        ink: share of pixels further than 0.05 from the median colour in some channel.
         sharpness: steepest step between neighbours (99.8th percentile) over the contrast, in
             [0, 1] or a little more; 1: edges one pixel wide, ≈ 0.4/σ after a blur of σ pixels.
     """
