@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
     from lora_factory.contracts.specs import SanitizeSpec
 
-log = logging.getLogger(__name__)
 STAGE = "sanitize"
 
 
@@ -150,5 +147,4 @@ def read_audit(path: Path) -> list[AuditRecord]:
     file = path / "audit.jsonl"
     if not file.is_file():
         return []
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [AuditRecord.model_validate(json.loads(line)) for line in lines if line.strip()]
+    return list(read_jsonl(file, AuditRecord))

@@ -26,6 +26,9 @@ MIN_LETTERS = 2
 
 _CONFIG = ftfy.TextFixerConfig(unescape_html=True, normalization="NFC", explain=False)
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]{0,300}>|<!--.{0,300}?-->", re.DOTALL)
+_SCRIPT = re.compile(
+    r"<(script|style)\b[^<>]{0,300}>.{0,2000}?</\1\b[^<>]{0,20}>", re.DOTALL | re.IGNORECASE
+)
 _MARKDOWN = re.compile(r"!?\[([^\[\]]{0,200})\]\([^()]{0,300}\)")
 _WIKI = re.compile(r"\[\[(?:[^\[\]|]{0,100}\|)*([^\[\]|]{0,200})\]\]|\{\{[^{}]{0,200}\}\}")
 _ADDRESS = re.compile(
@@ -33,9 +36,10 @@ _ADDRESS = re.compile(
 )
 _BOILERPLATE = re.compile(
     r"""\b(?:
-      click\ (?:here|to\ (?:enlarge|zoom|view|expand|download)\w*)(?:\ (?:the\ )?image)? |
+      click\ (?:here\b(?:\ to\ (?:enlarge|zoom|view|see|expand|download|open))?
+        |to\ (?:enlarge|zoom|view|expand|download))(?:\ (?:this\ |the\ )?(?:image|picture))? |
       (?:tap|hover)\ to\ (?:enlarge|zoom|expand) |
-      (?:free\ )?(?:royalty[- ]free|stock)\ (?:photos?|images?|vectors?|illustrations?)(?:\ of)? |
+      (?:(?:royalty[- ])?free\ |stock\ ){1,3}(?:photos?|images?|vectors?|illustrations?)(?:\ of)? |
       (?:free\ )?(?:png|svg|vector)\ download | download\ (?:free|now|this)\b[^.,;]{0,30} |
       all\ rights\ reserved | (?:share|pin|follow)\ (?:on|it|us)\b[^.,;]{0,20} |
       advertisement | sponsored | buy\ now | add\ to\ (?:cart|basket|wishlist) |
@@ -102,8 +106,11 @@ def usable(text: str) -> bool:
 def from_file_name(url: str) -> str:
     """``…/red-apple_01.png`` → ``red apple``; empty where the name says nothing."""
     try:
-        name = PurePosixPath(unquote(urlsplit(url).path)).name
+        parts = urlsplit(url)
+        name = PurePosixPath(unquote(parts.path)).name
     except ValueError:
+        return ""
+    if parts.scheme == "data":
         return ""
     words = re.split(r"[\W_]+", PurePosixPath(name).stem)
     text = repair(" ".join(word for word in words if not word.isdigit())).text.lower()
@@ -132,7 +139,7 @@ def _controls(text: str) -> str:
 
 
 def _markup(text: str) -> str:
-    text = _TAG.sub(" ", html.unescape(text))
+    text = _TAG.sub(" ", _SCRIPT.sub(" ", html.unescape(text)))
     return _WIKI.sub(r"\1", _MARKDOWN.sub(r"\1", text))
 
 
