@@ -1,0 +1,35 @@
+# One image for every service: Airflow's parts, the workers and the serving app.
+FROM python:3.11-slim
+
+# torch is not in the lock: choose the build that fits the machine (see .env.example)
+ARG TORCH="torch==2.13.0"
+ARG TORCH_ARGS=""
+
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PYTHONUNBUFFERED=1
+
+COPY requirements.txt /tmp/requirements.txt
+# Resolved already: --no-deps keeps pip from choosing another torch
+RUN pip install $TORCH_ARGS "$TORCH" \
+    && pip install --no-deps -r /tmp/requirements.txt
+
+# A named volume takes over the owner of the folder it is first mounted on
+RUN useradd --uid 50000 --create-home airflow \
+    && mkdir -p /opt/airflow/logs /srv/lora-factory/store /srv/lora-factory/scratch \
+        /srv/lora-factory/serving \
+    && chown -R airflow /opt/airflow /srv/lora-factory
+
+ENV AIRFLOW_HOME=/opt/airflow \
+    AIRFLOW__CORE__DAGS_FOLDER=/opt/airflow/dags \
+    AIRFLOW__CORE__PLUGINS_FOLDER=/opt/airflow/plugins \
+    AIRFLOW__CORE__LOAD_EXAMPLES=False \
+    PYTHONPATH=/opt/airflow/include:/opt/airflow/plugins
+
+WORKDIR /opt/airflow
+COPY include include
+COPY plugins plugins
+COPY dags dags
+
+USER airflow
+CMD ["airflow", "version"]
