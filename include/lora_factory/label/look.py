@@ -63,7 +63,7 @@ def look(
 
     Args:
         records: n images, each with its own sha256.
-        folder: where their ``file_name`` lies.
+        folder: of the clean artifact, which their ``file_name`` is relative to.
         scorer: embeds.
         ctx: its ``scratch`` keeps finished chunks.
 
@@ -97,7 +97,7 @@ def _look(
     images, lost, reasons = [], [], []
     for record in chunk:
         try:
-            images.append(decode((folder / Path(record.file_name)).read_bytes()))
+            images.append(decode((folder / record.file_name).read_bytes()))
         except ImageRejected as err:
             lost.append(record.sha256)
             reasons.append(str(err.reason))

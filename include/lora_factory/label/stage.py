@@ -289,7 +289,7 @@ def _write(
             name,
             [records[row] for row in rows],
             [items.records[row] for row in rows],
-            clean / "images",
+            clean,
             ctx,
         )
     write.write_info(ctx.out, info)
