@@ -95,4 +95,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Airflow kills 5 s after SIGTERM, and taking torch apart at a normal exit takes seconds.
+    os._exit(status)
