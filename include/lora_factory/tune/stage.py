@@ -104,6 +104,7 @@ def recommend_config(spec: TuneSpec, tuner: LoRATuner, base: DiffusionBase) -> T
         steps=steps,
         warmup_steps=min(round(steps * WARMUP_SHARE), 100),
         resolution=entry.resolution,
+        caption_dropout=tuner.calculate_caption_dropout(),
         mixed_precision=best_precision(base.device),
         seed=spec.seed,
         measurements=_measurements(dataset, cost),

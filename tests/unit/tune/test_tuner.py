@@ -49,13 +49,14 @@ def test_rank_is_the_articles_formula(semantic: float, visual: float, rank: int)
 
 
 def test_rank_follows_advice_and_stays_within_the_base() -> None:
-    made = tuner(advice=Advice(rank_scale=1.5), max_rank=64)
-    assert made.calculate_rank() == 64
+    made = tuner(semantic=1.0, visual=1.0, advice=Advice(rank_scale=0.5), max_rank=64)
+    assert made.calculate_rank() == 32
     assert made.reasons["rank"] == (
-        "complexity 0.50 = 0.7 × 0.50 + 0.3 × 0.50 gives 50; advice × 1.5 gives 75; "
-        "this base takes at most 64"
+        "complexity 1.00 = 0.7 × 1.00 + 0.3 × 1.00 gives 100; "
+        "this base takes at most 64; advice × 0.5 gives 32"
     )
     assert tuner(advice=Advice(rank_scale=0.1)).calculate_rank() == 5
+    assert tuner(advice=Advice(rank_scale=4), max_rank=64).calculate_rank() == 64
 
 
 @given(
@@ -112,6 +113,10 @@ def test_small_sets_are_repeated_and_steps_fit_the_time() -> None:
     assert made.calculate_steps(10, 16, 0.1, 1) == 30  # 60 s · 0.8 / 1.6 s
     assert "cut to the 1 minutes allowed" in made.reasons["steps"]
     assert tuner(size=5000).calculate_repeats() == 1
+
+
+def test_captions_are_dropped_for_guidance() -> None:
+    assert tuner().calculate_caption_dropout() == 0.2
 
 
 def test_the_base_is_explained() -> None:
