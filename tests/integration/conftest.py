@@ -60,10 +60,20 @@ def new_catalog(postgres: EmbeddedPostgres) -> Callable[[], str]:
     return make
 
 
-@pytest.fixture
-def catalog_dsn(new_catalog: Callable[[], str]) -> str:
-    """A fresh, migrated catalog for one test."""
+@pytest.fixture(scope="session")
+def shared_dsn(new_catalog: Callable[[], str]) -> str:
+    """One database for all tests that ask for ``catalog_dsn``."""
     return new_catalog()
+
+
+@pytest.fixture
+def catalog_dsn(shared_dsn: str) -> str:
+    """An empty, migrated catalog; emptied, not made anew: a database is 300 files."""
+    connection = psycopg2.connect(shared_dsn)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("TRUNCATE models, deployments, generations, feedback, retrain_decisions")
+    connection.close()
+    return shared_dsn
 
 
 @pytest.fixture(scope="session")
