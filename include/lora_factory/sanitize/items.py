@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lora_factory.contracts.progress import track
 from lora_factory.contracts.records import AuditRecord, DatasetRecord, RawRecord, read_jsonl
 from lora_factory.contracts.stage import StageContext
-from lora_factory.imaging.decode import ImageRejected, decode
+from lora_factory.imaging.decode import ImageRejected, decode, sniff
 from lora_factory.imaging.hashes import perceptual_hash, thumbnail
 from lora_factory.imaging.quality import measure
 
@@ -31,6 +31,7 @@ class Item:
     record: RawRecord
     file: Path
     replayed: bool
+    lossless: bool
     sharpness: float
     hash: str
     thumb: NDArray[np.float32]
@@ -74,21 +75,39 @@ def check(
             audit.append(dropped(sha256, "exact_duplicate", source.record.url))
             continue
         seen.add(sha256)
-        try:
-            image = decode(source.file.read_bytes())
-        except ImageRejected as err:
-            audit.append(dropped(sha256, err.reason, f"{source.record.url} {err.detail}"))
-            continue
-        except FileNotFoundError:
-            audit.append(dropped(sha256, "missing_file", source.record.file_name))
-            continue
-        quality = measure(image)
-        problem = quality.problem(min_side=spec.min_side, max_aspect=spec.max_aspect)
-        if problem:
-            audit.append(dropped(sha256, problem, source.record.url))
-            continue
-        items.append(_keep(source, image, folder, quality.sharpness))
+        result = _admit(source, folder, spec)
+        if isinstance(result, Item):
+            items.append(result)
+        else:
+            audit.append(result)
     return items
+
+
+def _admit(source: Source, folder: Path, spec: SanitizeSpec) -> Item | AuditRecord:
+    """The picture as an item, its pixels in ``folder``; or why it is dropped."""
+    sha256, url = source.record.sha256, source.record.url
+    try:
+        data = source.file.read_bytes()
+        image = decode(data)
+    except ImageRejected as err:
+        return dropped(sha256, err.reason, f"{url} {err.detail}")
+    except FileNotFoundError:
+        return dropped(sha256, "missing_file", source.record.file_name)
+    quality = measure(image)
+    problem = quality.problem(min_side=spec.min_side, max_aspect=spec.max_aspect)
+    if problem:
+        return dropped(sha256, problem, url)
+    file = folder / f"{sha256}.png"
+    image.save(file, format="PNG")
+    return Item(
+        record=source.record.model_copy(update={"width": image.width, "height": image.height}),
+        file=file,
+        replayed=source.replayed,
+        lossless=sniff(data) in {"png", "bmp"},
+        sharpness=quality.sharpness,
+        hash=perceptual_hash(image),
+        thumb=thumbnail(image),
+    )
 
 
 def open_images(items: list[Item]) -> list[Image]:
@@ -106,20 +125,6 @@ def dropped(item: str, reason: str, detail: str = "") -> AuditRecord:
     """An audit line for an image this stage drops."""
     return AuditRecord(
         item=item, what="image", stage=STAGE, verdict="dropped", reason=reason, detail=detail[:500]
-    )
-
-
-def _keep(source: Source, image: Image, folder: Path, sharpness: float) -> Item:
-    file = folder / f"{source.record.sha256}.png"
-    image.save(file, format="PNG")
-    record = source.record.model_copy(update={"width": image.width, "height": image.height})
-    return Item(
-        record=record,
-        file=file,
-        replayed=source.replayed,
-        sharpness=sharpness,
-        hash=perceptual_hash(image),
-        thumb=thumbnail(image),
     )
 
 

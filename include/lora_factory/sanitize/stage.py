@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,6 +44,7 @@ from lora_factory.sanitize.items import (
     sources,
 )
 from lora_factory.sanitize.report import SanitizeReport
+from lora_factory.sanitize.text import repair
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,7 +154,9 @@ def _drop_copies(
     """Indices of copies; each is written to ``audit`` with the item it copies."""
     items = scored.items
     texts = models.embedder.encode([caption.text for caption in scored.captions])
-    texts = texts * np.asarray([[bool(c.text)] for c in scored.captions], dtype=np.float32)
+    # A composed caption is no witness: the scorer that sees two pictures alike chose it.
+    witness = [[bool(c.text) and c.source != "composed"] for c in scored.captions]
+    texts = texts * np.asarray(witness, dtype=np.float32)
     prints = Fingerprints.stack([item.hash for item in items], [item.thumb for item in items])
     order = sorted(range(len(items)), key=lambda index: _worth(scored, index), reverse=True)
     gone: set[int] = set()
@@ -168,12 +172,15 @@ def _drop_copies(
     return gone
 
 
-def _worth(scored: Scored, index: int) -> tuple[bool, int, int, float, str]:
-    """Sort key, best last: replayed, caption found on the page, pixels, sharpness."""
+def _worth(scored: Scored, index: int) -> tuple[bool, int, int, bool, float, str]:
+    """Sort key, best last: replayed, caption found on the page, pixels, lossless, sharpness.
+
+    Lossless before sharpness: a JPEG's ringing reads as sharpness.
+    """
     item = scored.items[index]
     told = {"alt": 2, "caption": 2, "composed": 1}.get(scored.captions[index].source, 0)
-    record = item.record
-    return item.replayed, told, record.width * record.height, item.sharpness, record.sha256
+    pixels = item.record.width * item.record.height
+    return item.replayed, told, pixels, item.lossless, item.sharpness, item.record.sha256
 
 
 def _drop_unaligned(
@@ -185,12 +192,6 @@ def _drop_unaligned(
         advice = (ctx.inputs["advice"].path / "advice.json").read_text(encoding="utf-8")
         asked = Advice.model_validate_json(advice).drop_alignment_percentile
         percentile = max(percentile, asked)
-    judged = {
-        index: cosine
-        for index, cosine in enumerate(scored.cosines)
-        # The scorer chose composed captions itself: it can't be their judge.
-        if cosine is not None and index not in gone and scored.captions[index].source != "composed"
-    }
     if not scored.agreement.trusted:
         note = (
             f"the scorer can't tell real pairs from shuffled ones here (AUC from "
@@ -198,18 +199,45 @@ def _drop_unaligned(
         )
         log.info("alignment: %s", note)
         return 0.0, note
-    cut = float(np.percentile(list(judged.values()), percentile)) if judged else 0.0
-    for index, cosine in judged.items():
-        reason = ""
-        if spec.min_alignment is not None and cosine < spec.min_alignment:
-            reason = "below_alignment_floor"
-        elif cosine < cut:
-            reason = "worst_alignment"
-        if reason:
-            gone.add(index)
-            sha256 = scored.items[index].record.sha256
-            audit.append(dropped(sha256, reason, f"cosine {cosine:.3f}"))
-    return percentile, "the scorer tells real pairs from shuffled ones; the worst were dropped"
+    judged = {
+        index: cosine
+        for index, cosine in enumerate(scored.cosines)
+        if cosine is not None and index not in gone and _judged(scored, index)
+    }
+    apart = misaligned(judged, percentile=percentile, floor=spec.min_alignment)
+    for index, reason in apart.items():
+        gone.add(index)
+        sha256 = scored.items[index].record.sha256
+        audit.append(dropped(sha256, reason, f"cosine {judged[index]:.3f}"))
+    note = (
+        f"the scorer tells real pairs from shuffled ones (AUC from {scored.agreement.low:.2f}): "
+        f"the worst {len(apart)} of {len(judged)} were dropped"
+    )
+    return percentile, note
+
+
+def misaligned(
+    cosines: Mapping[int, float], *, percentile: float, floor: float | None
+) -> dict[int, str]:
+    """Index → reason code of the pairs to drop, of n pairs' cosines.
+
+    The worst ``percentile`` % of them, rounded down: of 20 pairs, 2% drops none. And
+    all below ``floor``, however many.
+    """
+    ranked = sorted(cosines, key=lambda index: (cosines[index], index))
+    worst = ranked[: int(len(ranked) * percentile / 100)]
+    below = [index for index in ranked if floor is not None and cosines[index] < floor]
+    reasons = dict.fromkeys(worst, "worst_alignment")
+    return reasons | dict.fromkeys(below, "below_alignment_floor")
+
+
+def _judged(scored: Scored, index: int) -> bool:
+    """Whether alignment may drop this item.
+
+    Not composed captions: the scorer chose them itself. Not replayed items: they were judged
+    when they were new, and a share taken anew every night would wear them down.
+    """
+    return scored.captions[index].source != "composed" and not scored.items[index].replayed
 
 
 def _enough(
@@ -237,7 +265,7 @@ def _write(scored: Scored, kept: list[int], audit: list[AuditRecord], ctx: Stage
                 file_name=f"images/{raw.sha256}.png",
                 url=raw.url,
                 page_url=raw.page_url,
-                page_title=raw.page_title,
+                page_title=repair(raw.page_title).text,
                 text=caption.text,
                 text_source=caption.source,
                 alignment=scored.cosines[index],
