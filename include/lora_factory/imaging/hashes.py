@@ -1,8 +1,8 @@
 """Names and fingerprints of images: exact (sha256) and perceptual.
 
 The perceptual hash is imagehash's difference hash of 16×16 bits. On 64 px line icons it is
-the steadiest of the library's hashes: of 256 bits a JPEG at quality 60 flips at most 18
-(coloured icons: 44), half or double size at most 22, while the closest two different icons
+the steadiest of the library's hashes: of 256 bits a JPEG at quality 60 flips at most 19
+(coloured icons: 44), half to triple size at most 24, while the closest two different icons
 of 150 differ in 12 and the next in 26. So bits alone convict nobody: it sees no colour, and
 simple signs in the same frame are close. :class:`Fingerprints` adds a 16×16 RGB thumbnail;
 different icons were never closer than 0.065 RMS in it, a JPEG at quality 25 never further

@@ -130,22 +130,43 @@ def _score(items: list[Item], models: Models, ctx: StageContext) -> Scored:
     told = [index for index, caption in enumerate(found) if caption is not None]
     texts = models.scorer.embed_texts([c.text for c in found if c is not None])
     agreed = agreement(images[told], texts)
-    words = vocabulary(found)
-    captions = []
-    for item, caption, image in zip(items, found, images, strict=True):
-        if caption is not None:
-            captions.append(caption)
-        elif agreed.trusted:
-            options = candidates(item.record, words)
-            captions.append(compose(options, image, models.scorer.embed_texts))
-        else:
-            captions.append(named_caption(item.record))
+    captions = _captions(items, found, images, models.scorer, trusted=agreed.trusted)
     vectors = models.scorer.embed_texts([caption.text for caption in captions])
     cosines = [
         float(images[index] @ vectors[index]) if caption.text else None
         for index, caption in enumerate(captions)
     ]
     return Scored(items, images, captions, cosines, agreed)
+
+
+def _captions(
+    items: list[Item],
+    found: list[Caption | None],
+    images: NDArray[np.float32],
+    scorer: ImageTextScorer,
+    *,
+    trusted: bool,
+) -> list[Caption]:
+    """The found captions; where there is none, one chosen by a trusted scorer, or the name."""
+    if not trusted:
+        return [
+            caption or named_caption(item.record)
+            for item, caption in zip(items, found, strict=True)
+        ]
+    words = vocabulary(found)
+    options = {
+        index: candidates(items[index].record, words)
+        for index, caption in enumerate(found)
+        if caption is None
+    }
+    # Each text once: the vocabulary is everybody's.
+    texts = list(dict.fromkeys(text for choice in options.values() for text in choice))
+    known = dict(zip(texts, scorer.embed_texts(texts), strict=True))
+    return [
+        caption
+        or compose(options[index], images[index], lambda some: np.stack([known[t] for t in some]))
+        for index, caption in enumerate(found)
+    ]
 
 
 def _drop_copies(

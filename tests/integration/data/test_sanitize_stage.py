@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,14 +21,13 @@ from lora_factory.contracts.manifest import Kind, Manifest
 from lora_factory.contracts.records import (
     AuditRecord,
     CleanRecord,
-    Contract,
     DatasetRecord,
     RawRecord,
     read_jsonl,
     write_jsonl,
 )
 from lora_factory.contracts.settings import Settings
-from lora_factory.errors import DataError
+from lora_factory.errors import DataError, Interrupted
 from lora_factory.models.profiles import PACKAGE
 from lora_factory.runner import run_stage
 from lora_factory.sanitize.report import SanitizeReport
@@ -400,5 +400,12 @@ def test_twice_gives_the_same_and_without_force_the_artifact(
     assert sanitize(raw).path == first.path
 
 
-def test_records_are_contracts() -> None:
-    assert issubclass(SanitizeReport, Contract)
+def test_asked_to_stop_it_commits_nothing(raw: Raw, settings: Settings) -> None:
+    add_icons(raw, ICONS[:4])
+    write_jsonl(raw.folder / "records.jsonl", raw.records)
+    stop = threading.Event()
+    stop.set()
+    spec = {"raw": commit(settings, raw.folder, "raw")}
+    with pytest.raises(Interrupted):
+        run_stage("sanitize", spec, settings, stop=stop)
+    assert artifacts(settings) == []
