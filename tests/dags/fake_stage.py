@@ -14,6 +14,7 @@ import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 from lora_factory import errors
 from lora_factory.contracts import specs
@@ -74,7 +75,7 @@ def _commit(stage: str, spec: StageSpec) -> StageResult:
         stage=stage,
         stage_version=1,
         key=sha256_json([stage, values])[:24],
-        attempt="a1",
+        attempt=uuid4().hex[:8],
         spec=values,
         inputs=entries,
         counts=Counts(seen=3, kept=2, dropped={"told_to": 1}),

@@ -105,3 +105,21 @@ def test_plan_knows_every_task_that_it_may_skip(dag):
 def test_approval_is_not_retried_into_running(dag):
     assert dag.get_task("plan").upstream_task_ids == set()
     assert dag.get_task("plan").fail_on_reject
+
+
+def test_the_plugin_scan_runs_one_file():
+    """Airflow runs every plugin file by its bare name: `evaluate` would shadow a library."""
+    code = (
+        "import sys\n"
+        "from airflow import plugins_manager\n"
+        "names = {plugin['name'] for plugin in plugins_manager.get_plugin_info(['name'])}\n"
+        "print('lora_factory' in names, sorted({'evaluate', 'child', 'params'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | PATHS,
+    )
+    assert done.stdout.splitlines()[-1] == "True []"

@@ -154,6 +154,8 @@ class Deployment:
             # The run's own clock: look for work often, a stage is short here.
             ("scheduler", "scheduler_idle_sleep_time"): "0.2",
             ("scheduler", "job_heartbeat_sec"): "1",
+            # A worker is held for one such interval after each task, however short.
+            ("workers", "min_heartbeat_interval"): "1",
             ("dag_processor", "min_file_process_interval"): "300",
             ("usage_data_collection", "enabled"): "False",
         }
