@@ -113,7 +113,8 @@ def test_the_plugin_scan_runs_one_file():
         "import sys\n"
         "from airflow import plugins_manager\n"
         "names = {plugin['name'] for plugin in plugins_manager.get_plugin_info(['name'])}\n"
-        "print('lora_factory' in names, sorted({'evaluate', 'child', 'params'} & set(sys.modules)))\n"
+        "shadowed = {'evaluate', 'child', 'params'} & set(sys.modules)\n"
+        "print('lora_factory' in names, sorted(shadowed))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
