@@ -88,8 +88,10 @@ def is_poor(record: CleanRecord, subject: str, floor: float | None) -> bool:
 
 def compose_subject(labels: Labels, fallback: str) -> str:
     """A subject from labels: up to three keywords and the narrowest theme."""
-    words = [*labels.keywords[:3], *labels.theme[:1]]
-    return ", ".join(dict.fromkeys(words)) or fallback
+    theme = labels.theme[:1]
+    known = {word for name in labels.theme for word in name.split()}
+    words = [word for word in labels.keywords if word not in known]
+    return ", ".join([*words[:3], *theme]) or fallback
 
 
 def caption(trigger: str, subject: str) -> str:

@@ -29,7 +29,11 @@ HEADING = 0.3
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labels of n items and of the set; ``subjects`` n×k in the text embedder's space."""
+    """Labels of n items and of the set.
+
+    ``subjects``: n×k in the text embedder's space. ``agreement``: of pictures and subjects, by
+    the scorer. The weights are those of the pictures' evidence, in [0, 1].
+    """
 
     themes: tuple[Named, ...]
     styles: tuple[str, ...]
@@ -37,11 +41,8 @@ class Labelled:
     style: str
     subjects: Vectors
     agreement: Agreement
-
-    @property
-    def weight(self) -> float:
-        """Of the pictures' evidence."""
-        return self.agreement.weight
+    theme_weight: float
+    style_weight: float
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,13 @@ class Labeler:
         said = [subject for subject in subjects if subject]
         spoken = np.array([bool(subject) for subject in subjects])
         agreed = agreement(looks.vectors[spoken], self.scorer.embed_texts(said))
+        pairs = taxonomy.theme_synonyms(), taxonomy.style_synonyms()
+        known, stylish = (agreed.weight * self.vocabulary(each).weight for each in pairs)
         embedded = self.embedder.encode(list(subjects))
-        rows = self._themes(looks, embedded * spoken[:, None], headings(titles), agreed.weight)
+        rows = self.themes(looks, embedded * spoken[:, None], headings(titles), known)
         words = [" | ".join((*topics, *pair)) for pair in zip(subjects, titles, strict=True)]
-        style = self._manners(looks, words, taxonomy.styles, agreed.weight)
-        school = self._manners(looks, words, taxonomy.schools, agreed.weight)
+        style = self.manners(looks, words, taxonomy.styles, stylish)
+        school = self.manners(looks, words, taxonomy.schools, stylish)
         return Labelled(
             themes=tuple(zero_shot.name_theme(row, taxonomy) for row in rows),
             styles=_names(style, taxonomy.styles),
@@ -83,9 +86,20 @@ class Labeler:
             style=zero_shot.name_manner(style.mean(axis=0), list(taxonomy.styles)).labels[0],
             subjects=embedded,
             agreement=agreed,
+            theme_weight=known,
+            style_weight=stylish,
         )
 
-    def _themes(
+    def vocabulary(self, pairs: Sequence[tuple[str, str]]) -> Agreement:
+        """Does the scorer know what the labels' words mean? Names against synonyms.
+
+        A scorer can match every picture with its caption and still never have read the word
+        "watercolor"; its cosines with that word are then about nothing.
+        """
+        first, second = zip(*pairs, strict=True)
+        return agreement(self.scorer.embed_texts(first), self.scorer.embed_texts(second))
+
+    def themes(
         self, looks: Looks, subjects: Vectors, titles: Sequence[str], weight: float
     ) -> Floats:
         """n×(themes+1) probabilities: a product of two experts.
@@ -98,20 +112,28 @@ class Labeler:
         words = subjects + HEADING * spoken * self.embedder.encode(list(titles))
         length = np.linalg.norm(words, axis=1, keepdims=True)
         units: Vectors = (words / np.maximum(length, 1e-6)).astype(np.float32)
-        named = zero_shot.evidence(units, zero_shot.prototypes(themes, self.embedder.encode))
-        logits = named * (length > 0)
+        said = length[:, 0] > 0
+        logits = np.zeros((len(units), len(themes) + 1))
+        if said.any():
+            labels = zero_shot.prototypes(themes, self.embedder.encode)
+            logits[said] = zero_shot.evidence(units[said], labels)
         if weight > 0:
             labels = zero_shot.prototypes(themes, self.scorer.embed_texts, zero_shot.TEMPLATES)
-            logits = logits + weight * zero_shot.evidence(looks.vectors, labels)
+            logits += weight * zero_shot.evidence(looks.vectors, labels)
         return zero_shot.softmax(logits)
 
-    def _manners(
+    def manners(
         self, looks: Looks, words: Sequence[str], manners: dict[str, Manner], weight: float
     ) -> Floats:
+        """n×(k+1) probabilities of styles or schools.
+
+        Pictures speak as one, by their mean: what single ones show cancels out, and a LoRA's
+        images are meant to share a style. Words and tone speak for each.
+        """
         picture = np.zeros((len(words), len(manners) + 1))
         if weight > 0:
             labels = zero_shot.manner_prototypes(manners, self.scorer.embed_texts)
-            picture = weight * zero_shot.evidence(looks.vectors, labels)
+            picture += weight * zero_shot.evidence(looks.vectors, labels).mean(axis=0)
         named = zero_shot.mentions(words, manners)
         return zero_shot.manner_probabilities(picture, named, manners, looks.tones)
 

@@ -30,7 +30,8 @@ class LabelReport(StageReport):
     keywords: tuple[str, ...]
     captions: dict[str, int] = Field(description="found, composed (advice), theme → items")
     agreement: Agreement = Field(description="Of pictures and subjects, by the scorer")
-    picture_weight: float = Field(ge=0, le=1, description="Of the pictures' evidence in labels")
+    theme_weight: float = Field(ge=0, le=1, description="Of the pictures' evidence in themes")
+    style_weight: float = Field(ge=0, le=1, description="The same in styles and schools")
     train: int = Field(ge=1)
     validation: int = Field(ge=0)
     groups: int = Field(ge=1, description="Sets of items the split kept together")

@@ -339,7 +339,8 @@ def _report(
         keywords=words.all,
         captions=dict(Counter(words.sources)),
         agreement=labelled.agreement,
-        picture_weight=labelled.weight,
+        theme_weight=labelled.theme_weight,
+        style_weight=labelled.style_weight,
         train=info.train,
         validation=info.validation,
         groups=parts.groups,
@@ -362,9 +363,5 @@ def _tell(report: LabelReport) -> None:
     )
     if report.validation == 0:
         log.warning("all images are near-duplicates of each other: nothing could be held out")
-    if report.picture_weight == 0:
-        log.warning(
-            "the scorer can't tell these pictures' texts from others (AUC %.2f): labels rest on "
-            "words alone",
-            report.agreement.auc,
-        )
+    if report.theme_weight == report.style_weight == 0:
+        log.info("the scorer knows these pictures or the labels too badly: words decide labels")

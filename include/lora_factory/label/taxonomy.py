@@ -64,6 +64,18 @@ class Taxonomy(Contract):
                 raise ValueError(msg)
         return tuple(found)
 
+    def theme_synonyms(self) -> list[tuple[str, str]]:
+        """A theme's name and one of its examples, for every theme."""
+        return [(name, theme.examples[-1]) for name, theme in self.themes.items()]
+
+    def style_synonyms(self) -> list[tuple[str, str]]:
+        """A style's name and another that shares no word with it, where there is one."""
+        found = []
+        for name, style in self.styles.items():
+            others = [word for word in style.words if not {*word.split()} & {*name.split()}]
+            found += [(name, other) for other in others[:1]]
+        return found
+
     def root(self, theme: str) -> str:
         """The top of a theme's path."""
         return self.path(theme)[-1]

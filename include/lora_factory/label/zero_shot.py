@@ -3,8 +3,11 @@
 Every label gets a logit, and so does ``unknown``; a softmax makes probabilities. Evidence:
 
 - **picture**: cosine with prompt-ensembled label texts in the scorer's space (CLIP zero-shot,
-  Radford et al. 2021, 3.1.4), weighted by how far the scorer can be believed on this very
-  data (imaging.agreement: 0 when it can't tell real pairs from shuffled ones, 1 at best);
+  Radford et al. 2021, 3.1.4), weighted by two tests (imaging.agreement: 0 when coin tosses do
+  as well, 1 at best): can the scorer tell this set's pairs of picture and subject from
+  shuffled ones, and does it know the labels' words, so that synonyms lie close? The small
+  CLIP of the embedded profile passes the first on coloured icons (AUC 0.98) and fails the
+  second (themes 0.54, styles 0.52), and its zero-shot themes were right 27 times in 100;
 - **words**, themes: cosine of the subject (and a little of the page's heading) with the label
   in the sentence embedder's space;
 - **words**, styles and schools: whether topics, subject or heading name them;
@@ -99,9 +102,9 @@ def softmax(logits: Floats) -> Floats:
 
 
 def mentions(texts: Sequence[str], manners: Mapping[str, Manner]) -> Floats:
-    """n texts → n×(k+1): 1 where a label is named in the text; ``unknown`` never is."""
+    """n texts → n×(k+1): 1 where a text names the label (or its plural), never ``unknown``."""
     patterns = [
-        re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, manner.words)) + r")(?!\w)")
+        re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, manner.words)) + r")s?(?!\w)")
         for manner in manners.values()
     ]
     found = np.zeros((len(texts), len(patterns) + 1))

@@ -76,6 +76,8 @@ def test_caption_is_the_template_the_demo_asks_with() -> None:
 def test_composed_subjects_use_keywords_and_the_narrowest_theme() -> None:
     labels = Labels(theme=("fruit", "food"), keywords=("red", "apple", "leaf", "stem"))
     assert compose_subject(labels, "icons") == "red, apple, leaf, fruit"
+    sea = Labels(theme=("sea animals", "animals"), keywords=("animals", "sea"))
+    assert compose_subject(sea, "icons") == "sea animals"
     assert compose_subject(Labels(), "icons") == "icons"
 
 

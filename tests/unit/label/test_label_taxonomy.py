@@ -8,6 +8,7 @@ import pytest
 
 from lora_factory.errors import ConfigurationError
 from lora_factory.guard.content import check_prompt
+from lora_factory.imaging.agreement import MIN_PAIRS
 from lora_factory.label.taxonomy import load_taxonomy
 
 GOOD = """
@@ -49,6 +50,13 @@ def test_labels_are_lower_case_and_pass_the_prompt_filter() -> None:
         assert check_prompt(name).allowed
     for manner in (*taxonomy.styles.values(), *taxonomy.schools.values()):
         assert all(word == word.lower() for word in manner.words)
+
+
+def test_synonyms_share_no_word_and_are_enough_for_a_test() -> None:
+    taxonomy = load_taxonomy()
+    assert len(taxonomy.style_synonyms()) >= MIN_PAIRS
+    assert len(taxonomy.theme_synonyms()) == len(taxonomy.themes)
+    assert not any({*name.split()} & {*other.split()} for name, other in taxonomy.style_synonyms())
 
 
 @pytest.mark.parametrize(
