@@ -210,7 +210,9 @@ def _check_source(conf: RunConf, settings: Settings) -> None:
 def _specs(
     conf: RunConf, as_of: date, given: Mapping[str, str], previous: str | None
 ) -> dict[str, dict[str, JsonValue]]:
-    common: dict[str, JsonValue] = {"profile": conf.profile, "force": conf.force}
+    common: dict[str, JsonValue] = {"profile": conf.profile}
+    if conf.force:
+        common["force"] = True  # else each stage's own default
     values = conf.model_dump(mode="json")
 
     def spec(kinds: str, *fields: str, **more: JsonValue) -> dict[str, JsonValue]:

@@ -116,10 +116,15 @@ class EvaluateSpec(StageSpec):
 
 
 class DeploySpec(StageSpec):
-    """lora + evaluation → release."""
+    """lora + evaluation → release.
+
+    Always done anew: publishing is a side effect, and a release that was made once says
+    nothing about what the serving app has today. Repeating it promotes the same version.
+    """
 
     inputs: ClassVar[tuple[str, ...]] = ("lora", "evaluation")
 
+    force: bool = Field(default=True, description="Publish even if the release artifact exists")
     lora: str
     evaluation: str
     target: Literal["local"] = "local"
