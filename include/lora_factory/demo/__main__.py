@@ -27,7 +27,7 @@ from lora_factory.errors import FactoryError, SpecError
 
 DAG = "lora_factory"
 BUILD = ROOT / "build"
-TOPIC = "black and white icons of animals, food and objects"
+TOPICS = ["icons of animals, food and objects", "icons of tools, vehicles and weather"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +67,7 @@ def _demo(args: argparse.Namespace) -> int:
             deployment.start()
             ready = time.monotonic() - begun
             say(f"Airflow is up after {ready:.0f} s: {deployment.api_url}")
-            summary = _run(deployment, images, args.topic or default_topic(images))
+            summary = _run(deployment, images, args.topic or default_topics(images))
         summary["seconds"] |= {
             "set_up": _set_up_seconds(),
             "start_up": round(ready, 1),
@@ -88,8 +88,8 @@ def _demo(args: argparse.Namespace) -> int:
             say("stopped what was started; `make demo KEEP=1` leaves it up")
 
 
-def _run(deployment: Deployment, images: Path | None, topic: str) -> dict[str, Any]:
-    conf: dict[str, Any] = {"topics": [topic], "name": "demo-icons"}
+def _run(deployment: Deployment, images: Path | None, topics: list[str]) -> dict[str, Any]:
+    conf: dict[str, Any] = {"topics": topics, "name": "demo-icons"}
     if images is None:
         conf |= {"source": "web", "seeds": [deployment.site_url + "/"], "max_pages": 60}
     else:
@@ -111,12 +111,12 @@ def _run(deployment: Deployment, images: Path | None, topic: str) -> dict[str, A
     return summary
 
 
-def default_topic(images: Path | None) -> str:
-    """What the run is about where nobody said: the gallery's topic, or the folder's name."""
+def default_topics(images: Path | None) -> list[str]:
+    """What the run is about where nobody said: the gallery's topics, or the folder's name."""
     if images is None:
-        return TOPIC
+        return TOPICS
     words = re.sub(r"[\W_]+", " ", images.resolve().name).strip()
-    return words[:80].strip() or "images"
+    return [words[:80].strip() or "images"]
 
 
 def _set_up_seconds() -> float | None:
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep", action="store_true", help="leave the deployment up")
     parser.add_argument("--stop", action="store_true", help="stop a kept deployment")
     parser.add_argument("--images", type=Path, help="a folder of images (captions in .txt)")
-    parser.add_argument("--topic", help="what the images show; default: the gallery's topic")
+    parser.add_argument("--topic", action="append", help="what the images show; may be repeated")
     return parser
 
 
