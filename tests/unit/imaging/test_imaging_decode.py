@@ -98,6 +98,25 @@ def test_formats_beyond_the_list_are_not_even_tried() -> None:
         assert caught.value.reason == "not_an_image", kind
 
 
+def test_readers_of_other_formats_are_never_asked() -> None:
+    """Not even where the first bytes look right: a reader that takes everything stays unused."""
+    asked = []
+
+    def trap(file: io.BytesIO, name: str) -> Image.Image:
+        asked.append(name)
+        return picture()
+
+    Image.register_open("TRAP", trap)  # type: ignore[arg-type]
+    try:
+        for data in (b"BM" + HTML, b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"):
+            with pytest.raises(ImageRejected):
+                decode(data)
+    finally:
+        Image.ID.remove("TRAP")
+        del Image.OPEN["TRAP"]
+    assert asked == []
+
+
 def test_a_polyglot_is_decoded_to_pixels_only() -> None:
     """A GIF with a script behind it: valid for Pillow; nothing of the script is left."""
     data = encoded(picture(), "GIF") + b"/*<script>alert(1)</script>*/"
@@ -158,13 +177,15 @@ def test_transparency_is_laid_on_white() -> None:
 
 
 def test_sixteen_bits_keep_their_levels() -> None:
-    levels = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    # The lower byte runs against the upper one, so that only the upper gives the right grey.
+    levels = (np.arange(256, dtype=np.uint16) * 256 + 255 - np.arange(256)).astype(np.uint16)
+    levels = levels.reshape(16, 16)
     deep = Image.fromarray(levels)
     assert deep.mode == "I;16"
     grey = np.asarray(decode(encoded(deep)))[..., 0]
     assert (grey == np.arange(256).reshape(16, 16)).all()
     # With a transparent level (tRNS) too: only that level is white.
-    keyed = np.asarray(decode(encoded(deep, transparency=100 * 257)))[..., 0].ravel()
+    keyed = np.asarray(decode(encoded(deep, transparency=int(levels.flat[100]))))[..., 0].ravel()
     assert keyed[100] == 255
     assert (np.delete(keyed, 100) == np.delete(np.arange(256), 100)).all()
 
