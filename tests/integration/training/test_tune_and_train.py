@@ -49,7 +49,7 @@ def test_a_dataset_becomes_a_plan_and_a_lora(settings: Settings, dataset: str) -
     told = {"base", "rank", "alpha", "target_modules", "learning_rate", "batch_size", "steps"}
     assert told <= plan.reasons.keys() <= fields
     assert "cut to the 0.05 minutes allowed" in plan.reasons["steps"]
-    assert plan.rank == 32  # the base's limit
+    assert plan.rank == 16  # the base's limit
     assert 0.3 < plan.measurements.semantic_diversity < 1
     assert 0 < plan.measurements.seconds_per_image < 5
     trained = run_stage("train", {"dataset": dataset, "plan": tuned.manifest_uri}, settings)
