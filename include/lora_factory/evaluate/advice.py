@@ -25,11 +25,13 @@ def advise(
     found = _broken(gates) or _too_strong(scores, gates) or _too_weak(scores, gates)
     rate, rank, reasons = found or (1.0, 1.0, [])
     drop, recaption = 0.0, False
-    if (score := scores.get("alignment")) is not None and score < LOW:
+    score = scores.get("alignment")
+    if _failed(gates, "shows_subjects") or (score is not None and score < LOW):
         drop, recaption = 10.0, True
+        value = "too low to count" if score is None else f"{score:.2f}"
         reasons = [
             *reasons,
-            f"alignment {score:.2f}: images don't show their words; drop the worst captioned "
+            f"alignment {value}: images don't show their words; drop the worst captioned "
             "tenth and write the captions anew",
         ]
     return Advice(

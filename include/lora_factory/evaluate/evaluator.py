@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from lora_factory.models.roles import ImageTextScorer, Vectors
 
 NAMES = ("fidelity", "alignment", "diversity", "efficiency")
-READABLE = 0.05
-"""p-value of matched against shuffled real pairs above which alignment abstains."""
 COARSEST = 0.25
 """Standard error of the alignment score above which it says too little to count."""
 SEEDS = 1
@@ -80,6 +78,7 @@ class LoRAEvaluator:
         self._rng = np.random.default_rng(spec.seed)
         self.pairs: metrics.Pairs
         self.words: Vectors
+        self.sight: metrics.Readable
         self.timings: Timings
 
     def generate_eval_prompts(self) -> tuple[list[EvalPrompt], int]:
@@ -128,6 +127,7 @@ class LoRAEvaluator:
         """Take in the embeddings (n×d each) of the generated pictures."""
         anchor = np.array([prompt.anchor for prompt in self.prompts], dtype=np.int64)
         self.pairs = metrics.Pairs(base, lora, anchor, self.data.real, self.data.text)
+        self.sight = metrics.readable(self.pairs, self._rng)
         self.words = self.scorer.embed_texts([prompt.text for prompt in self.prompts])
 
     def calculate_fidelity(self) -> Metric:
@@ -146,13 +146,13 @@ class LoRAEvaluator:
         pairs = self.pairs
         lora = float(metrics.match_margins(pairs, pairs.lora, pairs.anchor).mean())
         real = float(metrics.match_margins(pairs, pairs.real[pairs.anchor], pairs.anchor).mean())
-        sight = metrics.readable(pairs, self._rng)
+        sight = self.sight
         note = (
             f"real images {real:+.3f}; on {len(pairs.real)} real pairs p = {sight.p_value:.4f}, "
             f"standard error by chance {sight.error:.2f}"
         )
         score: float | None = metrics.alignment(pairs, self._rows)
-        if sight.p_value > READABLE or real <= metrics.EPSILON:
+        if sight.p_value > gates.READABLE or real <= metrics.EPSILON:
             score = None
             note = f"abstains: the scorer can't tell real pairs from shuffled ones ({note})"
         elif sight.error > COARSEST:
@@ -179,13 +179,14 @@ class LoRAEvaluator:
     def calculate_efficiency(self) -> Metric:
         """Time for one picture with the adapter fused (fusing and unfusing included)."""
         base, fused, swapped = self.timings.base, self.timings.fused, self.timings.swapped
+        unit = "s of CPU" if self.base.device == "cpu" else "s"
         note = (
-            f"base {base.min():.2f} s; fused for one picture and taken out again; "
+            f"base {base.min():.2f} {unit}; fused for one picture and taken out again; "
             f"kept beside the weights instead: {swapped.min() / base.min():.2f} × base"
         )
         ratio = float(fused.min() / base.min())
         score = metrics.efficiency(base, fused)
-        return self._metric("efficiency", ratio, "× base latency", score, note, len(base))
+        return self._metric("efficiency", ratio, "× base time", score, note, len(base))
 
     @property
     def _rows(self) -> Rows:
@@ -219,6 +220,7 @@ class LoRAEvaluator:
             gates.effect(base, lora),
             gates.no_blank_images(lora),
             gates.no_copies(nearest, self.data.copies.cuts),
+            gates.shows_subjects(metrics.alignment_ratio(self.pairs, self._rows), self.sight),
             gates.style_measurable(self.pairs, self._rows, self.data.note),
         )
 

@@ -14,16 +14,22 @@ from lora_factory.errors import ModelError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from lora_factory.evaluate.metrics import Pairs
+    from lora_factory.evaluate.metrics import Pairs, Readable
     from lora_factory.evaluate.statistics import Rows
     from lora_factory.guard.copying import Cuts, Nearest
 
+READABLE = 0.05
+"""p-value of matched against shuffled real pairs above which the scorer is held blind."""
 BLANK_DEVIATION = 4.0
 """Standard deviation of the grey levels (of 255) under which a picture is blank."""
 BLANK_SHARE = 0.05
 LEAST_EFFECT = 1.0
 """Grey levels by which a LoRA must move the median picture."""
 SHARE_OF_COPIES = 0.05
+LEAST_ALIGNMENT = 0.5
+"""Share of the real images' match with their words that a LoRA must not be shown to miss."""
+ONE_SIDED = 1.645
+"""Standard errors up to the end of a one-sided 95% interval."""
 MEASURABLE = 0.05
 """Least cosine between base and real images for the style to be measurable."""
 
@@ -103,6 +109,20 @@ def style_measurable(pairs: Pairs, rows: Rows, note: str = "") -> HardGate:
     detail = f"real {real:.2f} against base {base:.2f} (≥ {MEASURABLE:g} apart)"
     detail = f"{detail}; {note}" if note else detail
     return _gate("style_measurable", real - base >= MEASURABLE, detail)
+
+
+def shows_subjects(ratio: float, sight: Readable) -> HardGate:
+    """The pictures aren't shown to miss their subjects, where the scorer can read the style.
+
+    Alignment may be too coarse to enter the overall score, and still be plainly lost (a
+    LoRA trained on shuffled captions): the gate closes when even the upper end of the
+    one-sided 95% interval of ``ratio`` (``metrics.alignment_ratio``) is below one half.
+    """
+    if sight.p_value > READABLE:
+        return _gate("shows_subjects", True, "the scorer can't read this style")
+    upper = ratio + ONE_SIDED * sight.error
+    detail = f"{ratio:.2f} of the real images' match, at most {upper:.2f} (≥ {LEAST_ALIGNMENT:g})"
+    return _gate("shows_subjects", upper >= LEAST_ALIGNMENT, detail)
 
 
 def _gate(name: str, passed: bool, detail: str) -> HardGate:

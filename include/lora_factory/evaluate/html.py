@@ -22,6 +22,7 @@ GATES = {
     "effect": "The LoRA changes pictures",
     "no_blank_images": "No blank pictures",
     "no_copies": "No copies of training images",
+    "shows_subjects": "Pictures show their subjects",
     "style_measurable": "The scorer sees the style",
 }
 

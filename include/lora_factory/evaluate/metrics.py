@@ -112,18 +112,25 @@ def match_margins(pairs: Pairs, images: Vectors, subject: Rows) -> Floats:
     return margins
 
 
-def alignment(pairs: Pairs, rows: Rows) -> float:
-    """0: images don't show their subjects; 1: as clearly as the real images do.
+def alignment_ratio(pairs: Pairs, rows: Rows) -> float:
+    """Mean :func:`match_margins` of the LoRA's images over that of the real ones, unclipped.
 
-    Ratio of the LoRA's mean :func:`match_margins` to that of the real images with the same
-    subjects, clipped to [0, 1]. Anchored on real images, not on the base: a style can be
-    harder for the scorer to read than what the base draws. 0 where the real margin is not
-    positive (the metric then abstains, see :func:`readable`).
+    Anchored on real images of the same subjects, not on the base: a style can be harder for
+    the scorer to read than what the base draws. 0 where the real margin is not positive.
     """
     anchor = pairs.anchor[rows]
     real = float(match_margins(pairs, pairs.real[anchor], anchor).mean())
     lora = float(match_margins(pairs, pairs.lora[rows], anchor).mean())
-    return _clip(lora / real) if real > EPSILON else 0.0
+    return lora / real if real > EPSILON else 0.0
+
+
+def alignment(pairs: Pairs, rows: Rows) -> float:
+    """0: images don't show their subjects; 1: as clearly as the real images do.
+
+    :func:`alignment_ratio`, clipped to [0, 1]; the metric abstains where the scorer can't
+    read the style (see :func:`readable`).
+    """
+    return _clip(alignment_ratio(pairs, rows))
 
 
 def readable(pairs: Pairs, rng: np.random.Generator) -> Readable:

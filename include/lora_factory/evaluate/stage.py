@@ -10,7 +10,11 @@ Verdict: every hard gate open, and ``overall`` ≥ the spec's threshold, where
 
 over fidelity, alignment, diversity and efficiency, each anchored in [0, 1] (``metrics``).
 The point estimate is compared; ``overall_low``, the lower end of its 95% interval, is
-reported beside it.
+reported beside it. Nothing here is calibrated on people's judgement.
+
+Efficiency times one picture with the adapter fused into the weights, fusing and unfusing
+included: what a picture costs a server that holds the base. Adapter layers kept beside the
+weights cost more (1.4 × on a small UNet on a CPU); that figure is in the metric's note.
 """
 
 from __future__ import annotations

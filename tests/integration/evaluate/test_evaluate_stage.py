@@ -107,7 +107,7 @@ def test_a_lora_that_repeats_one_training_image_is_caught(
         shutil.copy(original, ctx.scratch / "lora" / f"{number:04d}.png")
     report = stage.run(QUICK, ctx)
     assert report.verdict == "fail"
-    assert closed(report) == {"no_copies"}
+    assert "no_copies" in closed(report)
     assert scores(report)["diversity"] == pytest.approx(0.0, abs=1e-3)
     assert report.advice.learning_rate_scale < 1
 

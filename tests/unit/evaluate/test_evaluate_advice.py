@@ -61,6 +61,12 @@ def test_an_abstaining_alignment_advises_nothing() -> None:
     assert advice.drop_alignment_percentile == 0
 
 
+def test_missing_subjects_ask_for_better_captions_even_when_alignment_abstains() -> None:
+    advice = advise({**GOOD, "alignment": None}, closed("shows_subjects"), passed=False)
+    assert advice.recaption
+    assert advice.drop_alignment_percentile > 0
+
+
 @pytest.mark.parametrize(
     ("gate", "direction"),
     [("finite_weights", -1), ("no_blank_images", -1), ("keys_used", 0), ("effect", 1)],

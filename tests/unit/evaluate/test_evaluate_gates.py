@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lora_factory.errors import ModelError
 from lora_factory.evaluate import gates
-from lora_factory.evaluate.metrics import Pairs
+from lora_factory.evaluate.metrics import Pairs, Readable
 from lora_factory.guard.copying import Cuts, Nearest
 
 
@@ -89,3 +89,19 @@ def test_a_style_that_the_scorer_cannot_tell_from_the_base() -> None:
     same /= np.linalg.norm(same, axis=1, keepdims=True)
     pairs = Pairs(same, same, np.arange(8), same, same)
     assert not gates.style_measurable(pairs, np.arange(8)).passed
+
+
+@pytest.mark.parametrize(
+    ("ratio", "p_value", "error", "passed"),
+    [
+        (1.0, 0.001, 0.1, True),
+        (0.3, 0.001, 0.25, True),  # low, but it may be chance
+        (0.0, 0.001, 0.25, False),
+        (0.3, 0.001, 0.05, False),
+        (-1.0, 0.5, float("inf"), True),  # a blind scorer accuses nobody
+    ],
+)
+def test_subjects_that_are_plainly_missing(
+    ratio: float, p_value: float, error: float, passed: bool
+) -> None:
+    assert gates.shows_subjects(ratio, Readable(p_value, error)).passed == passed
