@@ -67,7 +67,7 @@ def test_a_folder_becomes_a_deployed_lora(
 def test_the_endpoint_draws_and_takes_ratings(
     first: dict[str, Any], deployment: Deployment
 ) -> None:
-    body = {"prompt": f"{first['model']['trigger']} style, cat", "adapter": "e2e-icons", "seed": 3}
+    body = {"prompt": f"cat, {first['model']['trigger']} style", "adapter": "e2e-icons", "seed": 3}
     answers = [httpx.post(first["model"]["endpoint"], json=body, timeout=60) for _ in range(2)]
     pictures = [base64.b64decode(answer.json()["image"]) for answer in answers]
     assert pictures[0] == pictures[1], "same seed, same picture"

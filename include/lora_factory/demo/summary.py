@@ -70,7 +70,7 @@ def collect(
 
 def generate_one(summary: dict[str, Any], out: Path) -> None:
     """Ask the endpoint for one picture, as a user would, and keep it."""
-    prompt = f"{summary['trigger']} style, red apple"
+    prompt = f"red apple, {summary['trigger']} style"
     body = {"prompt": prompt, "adapter": summary["adapter"], "seed": 7}
     answer = httpx.post(summary["endpoint"], json=body, timeout=120.0)
     answer.raise_for_status()

@@ -1,9 +1,10 @@
-"""Training captions: ``<trigger> style, <subject>``.
+"""Training captions: ``<subject>, <trigger> style``.
 
-The trigger comes first because a text encoder cuts what is too long, and the trigger must
-never be what is cut; "style" is a word that bases know, and it leaves the subject's words
-where the base learned them. Style words stay out: what all captions share belongs to the
-trigger, else the style is learned under the word "icon" and a prompt without it loses it.
+The subject comes first: the embedded base draws "red apple, nefat style" as a red apple and
+"nefat style, red apple" as something pale, since an unknown word at the front shifts all that
+a text encoder reads after it. A subject has at most 12 words, so that the trigger is never
+what the encoder cuts. Style words stay out: what all captions share belongs to the trigger,
+else the style is learned under the word "icon" and a prompt without it loses it.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def compose_subject(labels: Labels, fallback: str) -> str:
 
 def caption(trigger: str, subject: str) -> str:
     """The training caption, and the prompt that asks for the style."""
-    return f"{trigger} style, {subject}"
+    return f"{subject}, {trigger} style"
 
 
 def theme_phrase(themes: Sequence[str]) -> str:

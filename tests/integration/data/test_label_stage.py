@@ -162,7 +162,7 @@ def test_no_near_duplicate_is_held_out(made: Made) -> None:
 def test_captions_ask_for_the_style_as_the_demo_does(made: Made) -> None:
     subjects = {icon["caption"].lower() for icon in gallery()}
     for record in made.records():
-        assert record.text == f"{made.info.trigger} style, {record.subject}"
+        assert record.text == f"{record.subject}, {made.info.trigger} style"
         assert record.subject in subjects
     assert made.report.trigger_tokens["emoji"] > 1
     assert made.report.captions == {"found": COUNT + 1}

@@ -32,6 +32,7 @@ from lora_factory.label.captions import (
         ("Photo of Jack-in-the-box", "jack-in-the-box"),
         ("see https://a.test/x.png red apple", "see red apple"),
         ("zuvok style, red apple", "red apple"),
+        ("red apple, zuvok style", "red apple"),
         ("The dog trots along. Its tail is raised.", "dog trots along"),
         ("<b>Crème brûlée</b>", "b crème brûlée /b"),
         ("icon", "icon"),
@@ -70,7 +71,7 @@ def test_hostile_length_is_no_problem(unit: str) -> None:
 
 
 def test_caption_is_the_template_the_demo_asks_with() -> None:
-    assert caption("zuvok", "red apple") == "zuvok style, red apple"
+    assert caption("zuvok", "red apple") == "red apple, zuvok style"
 
 
 def test_composed_subjects_use_keywords_and_the_narrowest_theme() -> None:
