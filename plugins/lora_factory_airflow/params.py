@@ -73,6 +73,8 @@ def _flat(field: dict[str, Any]) -> dict[str, Any]:
     }
     if "const" in field:
         field["enum"] = [field.pop("const")]
+    if field.get("default", ...) in ("", []):
+        field["default"] = None  # the form takes an empty field of a plain type for a missing one
     if field.get("default", ...) is None:
         field["type"] = [field["type"], "null"]
         if "enum" in field:

@@ -68,6 +68,8 @@ def parse_conf(conf: Mapping[str, Any], params: Mapping[str, Any]) -> RunConf:
         msg = f"unknown key(s) in the run's conf: {', '.join(unknown)}; allowed: "
         raise SpecError(msg + ", ".join(sorted(allowed)))
     values = {key: value for key, value in params.items() if key in allowed} | dict(conf)
+    # A field left empty in the form arrives as null and means the default.
+    values = {key: value for key, value in values.items() if value is not None}
     try:
         return RunConf.model_validate(values)
     except ValidationError as err:

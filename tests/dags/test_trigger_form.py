@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker
 
 from lora_factory.contracts.run import RunConf
+from lora_factory_airflow.run_plan import parse_conf
 
 REQUIRED = {"topics": ["cats"], "seeds": ["http://127.0.0.1/"]}
 
@@ -31,7 +32,17 @@ def test_defaults_are_the_contracts(params):
     assert not params["topics"].has_value
     values = {name: param.value for name, param in params.items() if name != "topics"}
     defaults = RunConf.model_validate(REQUIRED).model_dump(mode="json", exclude={"topics"})
-    assert values == defaults | {"seeds": []}
+    assert values == defaults | {"seeds": None, "folder": None}
+    assert parse_conf(REQUIRED, values).model_dump(mode="json") == defaults | {
+        "topics": REQUIRED["topics"]
+    }
+
+
+def test_only_topics_must_be_filled_in(params):
+    """The UI blocks its button while a field that takes no null is empty."""
+    for name, param in params.items():
+        empty = not param.has_value or param.value in (None, "", [])
+        assert not empty or name == "topics" or "null" in param.schema["type"], name
 
 
 def test_types_are_plain(params):
@@ -60,4 +71,4 @@ def test_what_the_form_accepts_the_plan_accepts(params, name, value):
     conf = {**REQUIRED, "folder": "x", name: value}
     if name == "seeds" and not value:
         return
-    RunConf.model_validate(conf)
+    parse_conf(conf, {})
