@@ -119,7 +119,7 @@ class AirflowApi:
             return []
         if isinstance(content, str):
             return content.splitlines()
-        return [line["event"] if isinstance(line, dict) else str(line) for line in content]
+        return [_text(line) for line in content]
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """A task's XCom value, or None if it pushed none."""
@@ -128,3 +128,11 @@ class AirflowApi:
             return self.call("GET", f"{path}?deserialize=true")["value"]
         except SpecError:
             return None
+
+
+def _text(line: Any) -> str:
+    """A structured log line as text, with the exceptions it carries."""
+    if not isinstance(line, dict):
+        return str(line)
+    errors = [f"{err['exc_type']}: {err['exc_value']}" for err in line.get("error_detail") or ()]
+    return " ".join([str(line["event"]), *errors])
