@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for noisy in ("httpx", "httpcore", "urllib3", "PIL", "sentence_transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Before torch is loaded. Threads that spin at barriers made a training step ten times
-    # slower on two busy cores; waiting threads that yield cost nothing there.
+    # Before torch is loaded. Threads that spin at barriers made a small model's training step
+    # fifty times slower on two busy cores; yielding costs up to twice on idle ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

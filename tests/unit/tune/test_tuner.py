@@ -107,9 +107,9 @@ def test_batch_is_filled_at_least_twice(size: int, batch: int) -> None:
 
 def test_small_sets_are_repeated_and_steps_fit_the_time() -> None:
     made = tuner(size=100)
-    assert made.calculate_repeats() == 4
-    assert made.calculate_steps(10, 16, 0.01, 600) == 250  # 10 · ceil(400 / 16)
-    assert made.reasons["steps"] == "10 epochs of 25 steps"
+    assert made.calculate_repeats() == 3
+    assert made.calculate_steps(10, 16, 0.01, 600) == 190  # 10 · ceil(300 / 16)
+    assert made.reasons["steps"] == "10 epochs of 19 steps"
     assert made.calculate_steps(10, 16, 0.1, 1) == 30  # 60 s · 0.8 / 1.6 s
     assert "cut to the 1 minutes allowed" in made.reasons["steps"]
     assert tuner(size=5000).calculate_repeats() == 1
