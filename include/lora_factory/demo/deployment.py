@@ -109,6 +109,8 @@ class Deployment:
             "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("include", "plugins")),
             "LORA_FACTORY_STORE": (self.folder / "store").as_uri(),
             "LORA_FACTORY_SCRATCH": str(self.folder / "scratch"),
+            # Small layers: a second thread waits more than it works, and Airflow needs a core.
+            "LORA_FACTORY_THREADS": "1",
             "LORA_FACTORY_CATALOG": catalog,
             "LORA_FACTORY_CRAWL_HOSTS": f"127.0.0.1:{self._site_port}",
             "LORA_FACTORY_FOLDERS": folders,
