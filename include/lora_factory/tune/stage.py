@@ -8,17 +8,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from lora_factory.contracts.base import Counts
-from lora_factory.contracts.evaluation import Advice
 from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.specs import TuneSpec
-from lora_factory.contracts.stage import StageContext
+from lora_factory.contracts.stage import StageContext, read_advice
 from lora_factory.contracts.training import Measurements, TrainPlan, TuneReport
 from lora_factory.diffusion.families import load_base
 from lora_factory.diffusion.objective import best_precision
-from lora_factory.errors import ArtifactError
 from lora_factory.models.loaders import limit_threads, text_embedder
 from lora_factory.models.profiles import BaseEntry, load_profile
 from lora_factory.tune.measure import DatasetMeasures, StepCost, measure_dataset, measure_step
@@ -59,22 +55,6 @@ def run(spec: TuneSpec, ctx: StageContext) -> TuneReport:
         log.info("%s = %s: %s", field, getattr(plan, field), reason)
     (ctx.out / "plan.json").write_text(plan.model_dump_json(indent=1), encoding="utf-8")
     return TuneReport(counts=Counts(seen=dataset.size, kept=dataset.size), plan=plan)
-
-
-def read_advice(ctx: StageContext) -> Advice:
-    """``advice.json`` of the evaluation before, or no advice.
-
-    Raises:
-        ArtifactError: the file is missing or damaged.
-    """
-    if "advice" not in ctx.inputs:
-        return Advice()
-    file = ctx.inputs["advice"].path / "advice.json"
-    try:
-        return Advice.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as err:
-        msg = f"advice {file} can't be read; evaluate the LoRA again"
-        raise ArtifactError(msg) from err
 
 
 def recommend_config(spec: TuneSpec, tuner: LoRATuner, base: DiffusionBase) -> TrainPlan:
