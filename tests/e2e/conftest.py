@@ -81,6 +81,15 @@ class Runs:
         tries = {task["task_id"]: task["try_number"] for task in self.api.tasks(dag, run_id)}
         return "\n".join(self.api.log_lines(dag, run_id, task_id, tries[task_id]))
 
+    def says(self, run_id: str, task_id: str, words: str, seconds: float = 10) -> bool:
+        """Whether ``words`` stand in a task's log, which may arrive a little after its end."""
+        deadline = time.monotonic() + seconds
+        while words not in self.log(run_id, task_id):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
+        return True
+
     def tries(self, run_id: str, task_id: str, dag: str = "lora_factory") -> int:
         """How often a task was started."""
         return next(

@@ -106,7 +106,7 @@ def test_a_lora_that_does_not_pass_is_not_deployed_and_the_run_fails(
     assert states["attempt_1.evaluate"] == states["attempt_1.gate"] == "success"
     assert states["result"] == "failed"
     assert runs.tries("hopeless", "result") == 1
-    assert "gave up after 1 attempt" in runs.log("hopeless", "result")
+    assert runs.says("hopeless", "result", "gave up after 1 attempt")
     result = runs.api.xcom("lora_factory", "hopeless", "result")
     report = EvaluationReport.model_validate(store.read_manifest(result["evaluation"]).stats)
     assert report.verdict == "fail"
@@ -134,7 +134,7 @@ def test_a_bad_conf_fails_in_plan_with_one_line(
     assert states["plan"] == "failed"
     assert states["crawl"] in {"upstream_failed", "skipped", None}
     assert runs.tries(run_id, "plan") == 1
-    assert words in runs.log(run_id, "plan")
+    assert runs.says(run_id, "plan", words)
 
 
 def test_the_api_refuses_what_the_form_would(runs: Runs) -> None:
@@ -157,14 +157,14 @@ def test_unusable_data_fails_once_and_says_why(
     assert runs(run_id, CONF | {"folder": folder}) == "failed"
     assert runs.states(run_id)[task] == "failed"
     assert runs.tries(run_id, task) == 1
-    assert words in runs.log(run_id, task)
+    assert runs.says(run_id, task, words)
 
 
 def test_a_seed_that_does_not_answer_is_named(runs: Runs, deployment: Deployment) -> None:
     seed = deployment.site_url + "/no-such-page.html"
     conf = CONF | {"source": "web", "seeds": [seed], "folder": ""}
     assert runs("no-seed", conf) == "failed"
-    assert seed in runs.log("no-seed", "crawl")
+    assert runs.says("no-seed", "crawl", seed)
     assert runs.tries("no-seed", "crawl") == 1
 
 
@@ -221,7 +221,7 @@ def test_a_failed_attempt_is_refined_and_the_last_one_gives_up(
     states = runs.states("refined")
     assert {states[f"attempt_{n}.gate"] for n in (1, 2)} == {"success"}
     assert states["attempt_3.sanitize"] == states["deploy"] == "skipped"
-    assert "gave up after 2 attempt" in runs.log("refined", "result")
+    assert runs.says("refined", "result", "gave up after 2 attempt")
     stages = runs.api.xcom("lora_factory", "refined", "result")["stages"]
     sanitized = store.read_manifest(stages["attempt_2.sanitize"]["manifest_uri"])
     advice = next(entry for entry in sanitized.inputs if entry.name == "advice")
