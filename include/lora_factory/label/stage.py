@@ -102,6 +102,7 @@ def run(spec: LabelSpec, ctx: StageContext) -> LabelReport:
     ctx.check_stop()
     words = choose_words(spec, items, found, labelled, recaption=advice.recaption)
     parts = split(
+        [record.sha256 for record in items.records],
         near_duplicates(items.looks.vectors, items.looks.prints),
         [record.page_url for record in items.records],
         spec.validation_share,

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from lora_factory.imaging.hashes import Fingerprints
-from lora_factory.label.split import near_duplicates, split
+from lora_factory.label.split import Split, near_duplicates, split
 
 groups = st.lists(st.integers(0, 30), min_size=4, max_size=80)
 shares = st.floats(0.05, 0.45)
+
+
+def cut(labels: Sequence[int], pages: Sequence[str], share: float, seed: int) -> Split:
+    return split([f"item{number}" for number in range(len(labels))], labels, pages, share, seed)
 
 
 @given(groups, shares, st.integers(0, 5))
 def test_groups_stay_together_and_both_parts_are_sane(
     labels: list[int], share: float, seed: int
 ) -> None:
-    found = split(labels, [""] * len(labels), share, seed)
+    found = cut(labels, [""] * len(labels), share, seed)
     held, trained = set(), set()
     for label, out in zip(labels, found.validation.tolist(), strict=True):
         (held if out else trained).add(label)
@@ -32,48 +38,67 @@ def test_groups_stay_together_and_both_parts_are_sane(
 def test_single_items_hold_out_the_share_but_never_too_few(
     count: int, share: float, seed: int
 ) -> None:
-    found = split(range(count), [""] * count, share, seed)
+    found = cut(range(count), [""] * count, share, seed)
     assert found.validation.sum() == max(4 if count >= 24 else 1, round(share * count))
 
 
 @given(groups, shares)
-def test_same_seed_same_split(labels: list[int], share: float) -> None:
+def test_same_seed_same_cut(labels: list[int], share: float) -> None:
     pages = [f"http://site/{label % 3}" for label in labels]
-    first, again = (split(labels, pages, share, 7).validation for _ in range(2))
+    first, again = (cut(labels, pages, share, 7).validation for _ in range(2))
     assert (first == again).all()
 
 
+@given(st.permutations(range(40)))
+def test_the_order_of_items_decides_nothing(order: list[int]) -> None:
+    names = [f"item{number}" for number in order]
+    found = split(names, range(40), [""] * 40, 0.15, 0).validation
+    whole = cut(range(40), [""] * 40, 0.15, 0).validation
+    assert {name for name, out in zip(names, found, strict=True) if out} == {
+        f"item{number}" for number in range(40) if whole[number]
+    }
+
+
+def test_what_was_held_out_stays_so_when_items_are_added() -> None:
+    before = cut(range(200), [""] * 200, 0.15, 0).validation
+    after = cut(range(300), [""] * 300, 0.15, 0).validation[:200]
+    leaked = (after & ~before).sum()  # trained on by the parent, held out now
+    assert leaked <= 3
+    shuffled = 0.85 * 0.15 * 200  # what a fresh draw leaks
+    assert leaked < shuffled / 5
+
+
 def test_seeds_differ() -> None:
-    assert len({tuple(split(range(60), [""] * 60, 0.15, seed).validation) for seed in range(5)}) > 1
+    assert len({tuple(cut(range(60), [""] * 60, 0.15, seed).validation) for seed in range(5)}) > 1
 
 
 def test_pages_stay_whole_only_where_several_fit() -> None:
     many = [f"http://site/{item // 2}" for item in range(120)]
-    found = split(range(120), many, 0.15, 0)
+    found = cut(range(120), many, 0.15, 0)
     assert found.by_page
     held = {page for page, out in zip(many, found.validation, strict=True) if out}
     trained = {page for page, out in zip(many, found.validation, strict=True) if not out}
     assert len(held) == 9
     assert not held & trained
     few = [f"http://site/{item // 30}" for item in range(120)]
-    assert not split(range(120), few, 0.15, 0).by_page
+    assert not cut(range(120), few, 0.15, 0).by_page
 
 
 def test_a_duplicate_across_pages_joins_them() -> None:
     pages = [f"http://site/{item}" for item in range(40)]
     labels = [0, 0, *range(2, 40)]
-    found = split(labels, pages, 0.2, 3)
+    found = cut(labels, pages, 0.2, 3)
     assert found.by_page
     assert found.groups == 39
     assert found.validation[0] == found.validation[1]
 
 
 def test_one_group_can_not_be_split() -> None:
-    assert split([0] * 12, [""] * 12, 0.15, 0).validation.sum() == 0
+    assert cut([0] * 12, [""] * 12, 0.15, 0).validation.sum() == 0
 
 
 def test_a_big_group_stays_in_training() -> None:
-    found = split([0] * 30 + list(range(1, 11)), [""] * 40, 0.15, 1)
+    found = cut([0] * 30 + list(range(1, 11)), [""] * 40, 0.15, 1)
     assert not found.validation[:30].any()
     assert found.validation.sum() == 6
 
