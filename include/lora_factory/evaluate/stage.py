@@ -13,8 +13,9 @@ The point estimate is compared; ``overall_low``, the lower end of its 95% interv
 reported beside it. Nothing here is calibrated on people's judgement.
 
 Efficiency times one picture with the adapter fused into the weights, fusing and unfusing
-included: what a picture costs a server that holds the base. Adapter layers kept beside the
-weights cost more (1.4 × on a small UNet on a CPU); that figure is in the metric's note.
+included: what a picture costs a server that fuses what it serves. Adapter layers kept beside
+the weights, as this package's serving app keeps them, cost more (1.4–1.7 × on a small UNet on a
+CPU); that figure is in the metric's note.
 """
 
 from __future__ import annotations
