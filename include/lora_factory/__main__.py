@@ -1,13 +1,14 @@
-"""``python -m lora_factory <stage> --spec spec.json --report report.json``.
+"""``python -m lora_factory <stage> --spec spec.json --report report.json``, and commands.
 
 Exit status: 0 done; 1 failed for good; 75 (EX_TEMPFAIL) try again later. The report is the
 StageResult, or ``{"error": {"type", "message", "transient"}}``. SIGTERM asks the stage to
-keep its progress and stop.
+keep its progress and stop. Commands that are no stage are in ``lora_factory.commands``.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from lora_factory.commands import NAMES
 from lora_factory.contracts.run import STAGES
 from lora_factory.contracts.settings import Settings
 from lora_factory.errors import FactoryError, SpecError
@@ -40,12 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        if args.command == "catalog":
-            return _migrate()
-        return _stage(args)
+        return _stage(args) if args.command in STAGES else _command(args)
     except FactoryError as err:
         log.error("%s: %s", type(err).__name__, err)  # noqa: TRY400 - one line, no traceback
-        if args.command != "catalog":
+        if args.command in STAGES:
             error = {
                 "type": type(err).__name__,
                 "message": str(err),
@@ -65,6 +65,12 @@ def _stage(args: argparse.Namespace) -> int:
     return 0
 
 
+def _command(args: argparse.Namespace) -> int:
+    module = importlib.import_module(f"lora_factory.commands.{args.command}")
+    status: int = module.run(args, Settings.from_environment())
+    return status
+
+
 def _read_spec(path: Path) -> dict[str, object]:
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
@@ -77,14 +83,6 @@ def _read_spec(path: Path) -> dict[str, object]:
     return spec
 
 
-def _migrate() -> int:
-    from lora_factory.store.catalog import Catalog
-
-    Catalog(Settings.from_environment().catalog.get_secret_value()).migrate()
-    log.info("catalog is up to date")
-    return 0
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lora_factory", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -92,8 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(stage, help=f"run the {stage} stage")
         command.add_argument("--spec", type=Path, required=True, help="JSON file: the stage's Spec")
         command.add_argument("--report", type=Path, required=True, help="JSON file to write")
-    catalog = commands.add_parser("catalog", help="the catalog's schema")
-    catalog.add_argument("action", choices=["migrate"])
+    for name in NAMES:
+        module = importlib.import_module(f"lora_factory.commands.{name}")
+        module.arguments(commands.add_parser(name, help=module.HELP, description=module.__doc__))
     return parser
 
 

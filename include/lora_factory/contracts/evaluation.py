@@ -8,7 +8,8 @@ from pydantic import Field
 
 from lora_factory.contracts.base import Contract, StageReport
 
-Verdict = Literal["pass", "fail"]
+Verdict = Literal["pass", "fail", "needs_person"]
+"""``needs_person``: nothing failed, but nothing here may say pass (an uncalibrated scorer)."""
 
 
 class Metric(Contract):
