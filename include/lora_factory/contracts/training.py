@@ -56,7 +56,11 @@ class TuneReport(StageReport):
 
 
 class TrainReport(StageReport):
-    """Stats of a lora artifact; files ``lora.safetensors``, ``training.jsonl``, ``loss.png``."""
+    """Stats of a lora artifact; files ``lora.safetensors``, ``training.jsonl``, ``loss.png``.
+
+    ``checkpoints`` are earlier snapshots inside the artifact (averaged weights, the format of
+    ``lora.safetensors``), oldest first.
+    """
 
     base: str
     trigger: str
@@ -70,3 +74,4 @@ class TrainReport(StageReport):
     images_per_second: float = Field(ge=0)
     peak_memory_mb: float = Field(ge=0)
     stopped_by: Literal["steps", "overfit", "time"] = "steps"
+    checkpoints: tuple[str, ...] = ()

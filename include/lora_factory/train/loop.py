@@ -1,8 +1,8 @@
 """The training loop.
 
 AdamW on the LoRA weights, warm-up then cosine, an exponential moving average of the weights
-(what is validated and kept), fixed validation probes, best weights restored, a checkpoint
-every few seconds and when asked to stop.
+(what is validated and kept), fixed validation probes, best weights restored, snapshots of
+earlier ones, a checkpoint every few seconds and when asked to stop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,8 +22,11 @@ from lora_factory.errors import TrainingError
 from lora_factory.train.checkpoint import load_checkpoint, save_checkpoint
 from lora_factory.train.monitor import ProbePoint, TrainingMonitor
 from lora_factory.train.sampling import Batch, Sampler, probe_batch, split_batch
+from lora_factory.train.snapshots import FOLDER, Snapshots
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
     from torch.nn import Parameter
 
@@ -63,7 +66,10 @@ class Outcome:
 
 
 class LoRATrainer:
-    """Trains the active adapter of ``base``, whose weights are ``parameters``."""
+    """Trains the active adapter of ``base``, whose weights are ``parameters``.
+
+    ``save`` writes the adapter's present weights, as those of a step, to a file.
+    """
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class LoRATrainer:
         base: DiffusionBase,
         data: Data,
         parameters: Sequence[Parameter],
+        save: Callable[[Path, int], None],
         ctx: StageContext,
     ) -> None:
         import torch
@@ -87,6 +94,8 @@ class LoRATrainer:
         self._file = ctx.scratch / "checkpoint.safetensors"
         self._fingerprint = sha256_json([plan.model_dump(mode="json"), data.train.files])
         self.monitor = TrainingMonitor(ctx.scratch / "training.jsonl")
+        size = sum(weight.numel() * weight.element_size() for weight in self._parameters)
+        self.snapshots = Snapshots(ctx.scratch / FOLDER, plan.steps, size, save)
 
     def train(self) -> Outcome:
         """Run to the last step, or until overfitting.
@@ -120,6 +129,9 @@ class LoRATrainer:
                     stopped_by = "overfit"
                     break
             progress.advance(note=note)
+            if step in self.snapshots.due:  # before the checkpoint that would skip it
+                with self._averaged():
+                    self.snapshots.write(step)
             if time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 self._checkpoint(step)
                 saved = time.monotonic()
@@ -241,6 +253,7 @@ class LoRATrainer:
         found = load_checkpoint(self._file, self._fingerprint)
         step = int(found[1]["step"]) if found else 0
         self.monitor.resume(step if found else -1)
+        self.snapshots.resume(step)
         if found is None:
             return 0
         tensors, state = found

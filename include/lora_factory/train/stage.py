@@ -1,6 +1,7 @@
 """dataset + plan [+ parent] → lora.
 
-Writes ``lora.safetensors`` (loads in plain diffusers), ``training.jsonl``, ``loss.png``.
+Writes ``lora.safetensors`` (loads in plain diffusers), up to three earlier snapshots of the
+same format (``checkpoints/step-000080.safetensors``), ``training.jsonl``, ``loss.png``.
 """
 
 from __future__ import annotations
@@ -27,17 +28,19 @@ from lora_factory.errors import ArtifactError, ModelError
 from lora_factory.models.loaders import limit_threads
 from lora_factory.models.profiles import BaseEntry, load_profile
 from lora_factory.train.data import load_split
-from lora_factory.train.loop import Data, LoRATrainer, Outcome
+from lora_factory.train.loop import Data, LoRATrainer
 from lora_factory.train.plot import plot_losses
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch.nn import Parameter
 
     from lora_factory.diffusion.base import DiffusionBase
 
 log = logging.getLogger(__name__)
 KIND: Kind = "lora"
-VERSION = 1
+VERSION = 2
 SPEC = TrainSpec
 ADAPTER = "trained"
 
@@ -68,17 +71,22 @@ def run(spec: TrainSpec, ctx: StageContext) -> TrainReport:
     if validation is None:
         log.warning("no validation split: the probe uses training images and can't see overfitting")
     parameters = attach_adapter(plan, base, ctx)
-    trainer = LoRATrainer(plan, base, Data(train, validation or train), parameters, ctx)
+    header = metadata(plan, info, ctx)
+
+    def save(file: Path, step: int) -> None:
+        base.save_adapter(ADAPTER, file, {**header, "ss_steps": str(step)})
+
+    trainer = LoRATrainer(plan, base, Data(train, validation or train), parameters, save, ctx)
     outcome = trainer.train()
-    rank = int(parameters[0].shape[0])
-    base.save_adapter(ADAPTER, ctx.out / "lora.safetensors", metadata(plan, info, outcome, ctx))
+    save(ctx.out / "lora.safetensors", outcome.best_step)
+    checkpoints = trainer.snapshots.publish(ctx.out, outcome.steps, outcome.best_step)
     shutil.copyfile(ctx.scratch / "training.jsonl", ctx.out / "training.jsonl")
     plot_losses(trainer.monitor, outcome.best_step, ctx.out / "loss.png")
     return TrainReport(
         counts=Counts(seen=len(train), kept=len(train)),
         base=plan.base,
         trigger=info.trigger,
-        rank=rank,
+        rank=int(parameters[0].shape[0]),
         steps=outcome.steps,
         best_step=outcome.best_step,
         resumed_from=outcome.resumed_from,
@@ -88,6 +96,7 @@ def run(spec: TrainSpec, ctx: StageContext) -> TrainReport:
         images_per_second=outcome.images_per_second,
         peak_memory_mb=peak_memory_mb(base.device),
         stopped_by=outcome.stopped_by,
+        checkpoints=checkpoints,
     )
 
 
@@ -133,10 +142,11 @@ def attach_adapter(plan: TrainPlan, base: DiffusionBase, ctx: StageContext) -> l
     return parameters
 
 
-def metadata(
-    plan: TrainPlan, info: DatasetInfo, outcome: Outcome, ctx: StageContext
-) -> dict[str, str]:
-    """What the file's header tells besides the family's own keys (modelspec, kohya ``ss_*``)."""
+def metadata(plan: TrainPlan, info: DatasetInfo, ctx: StageContext) -> dict[str, str]:
+    """What a file's header tells besides the family's own keys (modelspec, kohya ``ss_*``).
+
+    All but the step, which each file has its own of.
+    """
     dataset = ctx.inputs["dataset"]
     records = list(read_jsonl(dataset.path / "train" / "metadata.jsonl", DatasetRecord))
     tags = Counter(word for record in records for word in record.labels.keywords)
@@ -146,7 +156,6 @@ def metadata(
         "modelspec.trigger_phrase": info.trigger,
         "ss_output_name": info.trigger,
         "ss_learning_rate": str(plan.learning_rate),
-        "ss_steps": str(outcome.best_step),
         "ss_num_train_images": str(len(records)),
         "ss_tag_frequency": json.dumps({info.trigger: dict(tags.most_common(200))}),
         "lora_factory.base": plan.base,

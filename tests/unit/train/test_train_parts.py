@@ -16,6 +16,7 @@ from lora_factory.train.loop import lr_factor
 from lora_factory.train.monitor import TrainingMonitor
 from lora_factory.train.plot import plot_losses, smooth
 from lora_factory.train.sampling import Sampler, probe_batch, split_batch
+from lora_factory.train.snapshots import snapshot_steps
 from training_data import make_plan, read_rows
 
 
@@ -148,3 +149,18 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     with Image.open(tmp_path / "loss.png") as image:
         assert image.size == (800, 450)
     assert smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("steps", "size", "expected"),
+    [
+        (320, 1 << 20, [80, 160, 240]),
+        (8, 1 << 20, [2, 4, 6]),
+        (2, 1 << 20, [1]),
+        (1, 1 << 20, []),
+        (300, 1 << 30, [100, 200]),  # two of 1 GiB are as much as is kept
+        (300, 3 << 30, []),
+    ],
+)
+def test_snapshots_are_few_and_bounded(steps: int, size: int, expected: list[int]) -> None:
+    assert snapshot_steps(steps, size) == expected

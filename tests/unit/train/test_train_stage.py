@@ -66,6 +66,7 @@ def test_a_training_writes_what_it_promises(tmp_path: Path, dataset: LocalArtifa
         "lora.safetensors",
         "training.jsonl",
         "loss.png",
+        "checkpoints",
     }
     rows = read_rows(ctx.out / "training.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 21))
@@ -93,9 +94,10 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert report.resumed_from == 5
     rows = [read_rows(ctx.out / "training.jsonl") for ctx in (whole, broken)]
     assert rows[0] == rows[1]
-    files = [load_file(ctx.out / "lora.safetensors") for ctx in (whole, broken)]
-    assert files[0].keys() == files[1].keys()
-    assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+    for name in ("lora.safetensors", *report.checkpoints):
+        files = [load_file(ctx.out / name) for ctx in (whole, broken)]
+        assert files[0].keys() == files[1].keys()
+        assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(
@@ -119,6 +121,40 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(
     assert report.resumed_from == 2
     steps = [row["step"] for row in read_rows(ctx.out / "training.jsonl") if "loss" in row]
     assert steps == list(range(1, 9))
+
+
+def test_snapshots_are_earlier_weights_that_a_base_loads(
+    tmp_path: Path, dataset: LocalArtifact, base: DiffusionBase
+) -> None:
+    ctx = prepare(tmp_path / "a", dataset, make_plan(steps=24, learning_rate=1e-2))
+    report = stage.run(SPEC, ctx)  # probes at 10, 20 and 24
+    assert report.checkpoints == tuple(f"checkpoints/step-{n:06d}.safetensors" for n in (6, 12, 18))
+    assert sorted(file.name for file in (ctx.out / "checkpoints").iterdir()) == [
+        name.rpartition("/")[2] for name in report.checkpoints
+    ]
+    sizes = []
+    for name in report.checkpoints:
+        read = base.read_adapter(ctx.out / name)
+        sizes.append(sum(pair.up.square().sum().item() for pair in read.layers.values()))
+        assert read.metadata["ss_steps"] == str(int(name[17:23]))
+    assert sizes == sorted(set(sizes))  # up starts at zero and grows
+    kept = base.read_adapter(ctx.out / "lora.safetensors")
+    assert kept.metadata["ss_steps"] == str(report.best_step)
+
+
+def test_snapshots_of_another_plan_are_not_published(
+    tmp_path: Path, dataset: LocalArtifact
+) -> None:
+    ctx = prepare(tmp_path / "a", dataset, make_plan(steps=8))
+    with pytest.raises(Interrupted):
+        stage.run(SPEC, dataclasses.replace(ctx, stop=StopsAfter(4 + 5)))
+    assert len(list((ctx.scratch / "checkpoints").iterdir())) == 2
+    (tmp_path / "a/plan/plan.json").write_text(make_plan(steps=3).model_dump_json())
+    report = stage.run(SPEC, ctx)
+    assert report.resumed_from == 0
+    steps = [int(name[17:23]) for name in report.checkpoints]
+    assert set(steps) <= {1, 2} - {report.best_step}
+    assert len(list((ctx.scratch / "checkpoints").iterdir())) == 2
 
 
 def test_a_checkpoint_of_another_plan_is_not_used(tmp_path: Path, dataset: LocalArtifact) -> None:
