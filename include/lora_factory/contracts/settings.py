@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field, SecretStr, ValidationError
 
 from lora_factory.contracts.base import Contract
+from lora_factory.contracts.copyright import Policy
 from lora_factory.errors import ConfigurationError
 
 PREFIX = "LORA_FACTORY_"
@@ -41,6 +42,12 @@ class Settings(Contract):
     )
     serve_url: str = Field("", description="Base URL of the serving app that `local` deploys to")
     serve_token: SecretStr = Field(SecretStr(""), description="Admin key of the serving app")
+    protected: Path | None = Field(
+        None, description="Index of protected works, made by `python -m lora_factory protect`"
+    )
+    protected_policy: Policy = Field(
+        "block", description="What happens to a picture that repeats a protected work: block, flag"
+    )
     min_images: int = Field(8, ge=4, description="Fewest images a dataset may have")
     threads: int = Field(0, ge=0, description="CPU threads a stage may use; 0 = all cores")
 
