@@ -47,6 +47,41 @@ class Advice(Contract):
     reasons: tuple[str, ...] = ()
 
 
+class SettingTrial(Contract):
+    """What one strength and number of steps gave on the few prompts of the trial."""
+
+    strength: float = Field(ge=0, description="Adapter scale")
+    steps: int = Field(ge=1, description="Denoising steps")
+    style: float = Field(ge=0, le=1, description="Fidelity at this setting (0 base, 1 real images)")
+    alignment: float | None = Field(ge=0, le=1, description="None: the scorer can't read the style")
+    seconds: float = Field(ge=0, description="One picture, adapter beside the weights")
+
+
+class RecommendedSettings(Contract):
+    """What to ask the LoRA for (article, 3.2 ``suggest_inference_params``), and the trials."""
+
+    strength: float = Field(ge=0)
+    steps: int = Field(ge=1)
+    guidance: float = Field(ge=0, description="The evaluation's; not varied")
+    prompts: int = Field(ge=1, description="Pictures a trial")
+    seconds_unit: str = Field("s", description="`s of CPU` where processor time was measured")
+    trials: tuple[SettingTrial, ...] = Field(min_length=1)
+    note: str = Field("", description="Why this one")
+
+
+class DataStatistics(Contract):
+    """What a LoRA was trained on, counted from the dataset artifact."""
+
+    train: int = Field(ge=0, description="Images")
+    validation: int = Field(ge=0)
+    resolution: int = Field(ge=1, description="Median of the shorter side, pixels")
+    licences: dict[str, int] = Field(default_factory=dict, description="Licence → images")
+    hosts: dict[str, int] = Field(default_factory=dict, description="Source host → images")
+    dropped: dict[str, int] = Field(
+        default_factory=dict, description="`stage: reason` → images, of the whole pipeline"
+    )
+
+
 class EvaluationReport(StageReport):
     """Stats of an evaluation artifact; files ``report.json``, ``grid.png``, ``advice.json``."""
 
@@ -61,6 +96,8 @@ class EvaluationReport(StageReport):
     trigger: str
     base: str
     scorer: str = Field(description="Role's model and revision")
+    settings: RecommendedSettings | None = None
+    data: DataStatistics | None = None
 
 
 class DeployReport(StageReport):
