@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lora_factory.contracts.base import Contract, StageReport
 
@@ -12,21 +12,113 @@ Verdict = Literal["pass", "fail", "needs_person"]
 """``needs_person``: nothing failed, but nothing here may say pass (an uncalibrated scorer)."""
 
 
+MetricName = Literal[
+    "fidelity",
+    "alignment",
+    "diversity",
+    "efficiency",
+    "drift",
+    "cmmd",
+    "kid",
+    "aesthetic",
+    "preference",
+]
+
+
 class Metric(Contract):
     """One measured quantity.
 
-    ``score`` is the anchored value in [0, 1] that enters the overall score; None means that
-    the metric abstains (the scorer can't tell, see ``note``) and counts neither way.
+    ``score`` is the anchored value in [0, 1]; None means that the metric has no scale, or
+    abstains (the scorer can't tell, see ``note``). Only ``counted`` ones enter the overall score.
     """
 
-    name: Literal["fidelity", "alignment", "diversity", "efficiency"]
+    name: MetricName
     value: float = Field(description="Raw measurement")
     unit: str
     score: float | None = Field(ge=0, le=1)
     low: float | None = Field(None, description="95% bootstrap interval of the score")
     high: float | None = None
+    value_low: float | None = Field(None, description="95% bootstrap interval of the value")
+    value_high: float | None = None
     n: int = Field(ge=0)
     note: str = ""
+    counted: bool = Field(default=True, description="Enters the overall score, if it has a score")
+    scorer: str = Field("", description="Model and revision that saw the pictures; empty: none")
+
+
+class Scale(Contract):
+    """Where a raw measurement counts as 0, and where as 1; between them linear."""
+
+    zero: float = 0.0
+    one: float = 1.0
+
+    @model_validator(mode="after")
+    def _two_points(self) -> Self:
+        if self.zero == self.one:
+            msg = "a scale needs two different points"
+            raise ValueError(msg)
+        return self
+
+
+class Constants(Contract):
+    """The numbers in the formulas of the scores (``evaluate/calibration.py`` explains each)."""
+
+    fidelity: Scale = Scale()
+    alignment: Scale = Scale()
+    diversity: Scale = Scale()
+    efficiency: Scale = Scale()
+    drift: Scale = Scale()
+    in_style_percentile: float = Field(5.0, ge=0, lt=50)
+    least_alignment: float = Field(0.5, ge=0, le=1)
+    counted: tuple[MetricName, ...] = Field(
+        ("fidelity", "alignment", "diversity", "efficiency"), min_length=1
+    )
+
+
+class CalibrationNote(Contract):
+    """On what the scores' constants were fitted, and how well they tell good from bad.
+
+    Calibrated on sabotaged adapters, not on people's judgement.
+    """
+
+    scorer: str = Field(description="Resolved revision of the scorer")
+    fitted_on: tuple[str, ...] = Field(description="Styles the constants were fitted on")
+    reported_on: tuple[str, ...] = Field(description="Other styles, that the figures are of")
+    good: int = Field(ge=1, description="Sound LoRAs among the reported")
+    sabotaged: int = Field(ge=1, description="Sabotaged ones")
+    auc: float = Field(ge=0, le=1, description="Overall score, sound against sabotaged")
+    auc_low: float | None = Field(None, ge=0, le=1, description="95% interval")
+    auc_high: float | None = Field(None, ge=0, le=1)
+    note: str = Field("", description="What it can't detect")
+
+
+class Calibration(CalibrationNote):
+    """A file of ``evaluate/calibrations/``: constants that belong to one scorer."""
+
+    bases: tuple[str, ...] = Field((), description="Revisions of bases it holds for; empty: any")
+    constants: Constants
+    command: str = Field("", description="What made this file")
+
+
+class Candidate(Contract):
+    """One file of a LoRA artifact, judged on the choosing prompts."""
+
+    checkpoint: str
+    overall: float = Field(ge=0, le=1, description="Without efficiency")
+    n: int = Field(ge=1, description="Pictures")
+
+
+class Comparison(Contract):
+    """This LoRA against the deployed one, picture by picture on the same prompts and seeds."""
+
+    lora: str = Field(description="URI of the deployed model's artifact")
+    checkpoint: str
+    overall: float = Field(ge=0, le=1, description="This LoRA's, without efficiency")
+    incumbent: float = Field(ge=0, le=1, description="The deployed one's, likewise")
+    difference: float
+    low: float = Field(description="95% interval of the difference (paired bootstrap)")
+    high: float
+    n: int = Field(ge=1, description="Pairs")
 
 
 class HardGate(Contract):
@@ -83,7 +175,11 @@ class DataStatistics(Contract):
 
 
 class EvaluationReport(StageReport):
-    """Stats of an evaluation artifact; files ``report.json``, ``grid.png``, ``advice.json``."""
+    """Stats of an evaluation artifact; files ``report.json``, ``grid.png``, ``advice.json``.
+
+    Verdict: a gate closed, or ``overall_low`` below the threshold: ``fail``; else no
+    calibration of the scorer: ``needs_person``; else ``pass``.
+    """
 
     verdict: Verdict
     overall: float = Field(ge=0, le=1)
@@ -96,6 +192,18 @@ class EvaluationReport(StageReport):
     trigger: str
     base: str
     scorer: str = Field(description="Role's model and revision")
+    checkpoint: str = Field(
+        "lora.safetensors", description="File of the LoRA artifact that was chosen and judged"
+    )
+    candidates: tuple[Candidate, ...] = ()
+    choosing_prompts: tuple[str, ...] = ()
+    drift_prompts: tuple[str, ...] = Field((), description="Without trigger and style")
+    seeds: int = Field(1, ge=1, description="Pictures a prompt")
+    calibration: CalibrationNote | None = Field(
+        None, description="None: the scorer is not calibrated, no verdict is a pass"
+    )
+    incumbent: Comparison | None = None
+    notes: tuple[str, ...] = Field((), description="What a reader must know of the figures")
     settings: RecommendedSettings | None = None
     data: DataStatistics | None = None
 

@@ -104,12 +104,25 @@ class TrainSpec(StageSpec):
 class EvaluateSpec(StageSpec):
     """lora + dataset → evaluation."""
 
-    inputs: ClassVar[tuple[str, ...]] = ("lora", "dataset")
+    inputs: ClassVar[tuple[str, ...]] = ("lora", "dataset", "incumbent")
 
     lora: str
     dataset: str
-    threshold: float = Field(0.85, ge=0, le=1, description="Overall score a pass needs (article)")
-    prompts: int = Field(24, ge=4, le=1000, description="Prompts; one image pair each")
+    incumbent: str | None = Field(None, description="Deployed LoRA that this one must beat")
+    incumbent_checkpoint: str = Field(
+        "lora.safetensors",
+        pattern=r"^(checkpoints/)?[A-Za-z0-9_-]+\.safetensors$",
+        description="Its deployed file",
+    )
+    threshold: float = Field(
+        0.85, ge=0, le=1, description="What the lower end of the overall score must reach (article)"
+    )
+    prompts: int = Field(24, ge=4, le=1000, description="Prompts that are reported on")
+    seeds: int = Field(1, ge=1, le=16, description="Image pairs a prompt")
+    choosing: int = Field(
+        8, ge=0, le=1000, description="Other prompts, to choose the checkpoint on; 0: the last one"
+    )
+    drift: int = Field(8, ge=2, le=100, description="Prompts whose pictures must stay the base's")
     steps: int = Field(20, ge=1, le=200, description="Denoising steps")
     guidance: float = Field(4.0, ge=1, le=30)
     seed: int = 1234
