@@ -15,6 +15,8 @@ from lora_factory.crawl.images import MIN_SIDE
 from lora_factory.crawl.licences import Licence, licence_id, settle
 from lora_factory.crawl.links import canonical_url, may_be_page
 from lora_factory.crawl.quality import is_ad
+from lora_factory.crawl.signals import RSL_TYPE
+from lora_factory.crawl.structured import image_objects
 
 MAX_LINKS = 1000  # a page
 MAX_IMAGES = 1000
@@ -67,6 +69,7 @@ class Page:
     metas: tuple[tuple[str, str], ...]
     links: tuple[Link, ...]
     images: tuple[ImageRef, ...]
+    rsl: tuple[str, ...] = ()
 
 
 def parse_page(body: bytes, url: str, encoding: str | None = None) -> Page:
@@ -116,6 +119,8 @@ class _Reader:
         self.tags = [tag for tag in soup.find_all("img", limit=MAX_IMAGES) if isinstance(tag, Tag)]
         self.around = Counter(id(parent) for tag in self.tags for parent in tag.parents)
         self.licences = self._licence_scopes()
+        said = ((canonical_url(image.url, self.base), image) for image in image_objects(soup))
+        self.described = {at: image for at, image in said if at is not None}
 
     def page(self) -> Page:
         title = self.soup.title.get_text(" ") if self.soup.title else ""
@@ -128,7 +133,14 @@ class _Reader:
             metas=tuple((_attribute(tag, "name"), _attribute(tag, "content")) for tag in metas),
             links=tuple(self._links()),
             images=tuple(self._images()),
+            rsl=tuple(self._rsl()),
         )
+
+    def _rsl(self) -> Iterable[str]:
+        """RSL licences of the page: they say who may train, not under which licence."""
+        for tag in self.soup.find_all("link", href=True, limit=MAX_LINKS):
+            if "license" in _words(tag, "rel") and _attribute(tag, "type").lower() == RSL_TYPE:
+                yield canonical_url(_attribute(tag, "href"), self.base) or self.url
 
     def _links(self) -> Iterable[Link]:
         anchors: dict[str, str] = {}
@@ -154,11 +166,26 @@ class _Reader:
             yield ImageRef(
                 url=url,
                 alt=squeeze(_attribute(tag, "alt"))[:MAX_NEARBY],
-                caption=caption[:MAX_NEARBY],
+                caption=(caption or self._said_caption(url))[:MAX_NEARBY],
                 nearby=self._nearby(tag, caption),
-                licence=self._licence(tag),
+                licence=self._said_licence(url) or self._licence(tag),
                 fault=_fault(tag),
             )
+        for url in sorted(self.described.keys() - seen):  # no element shows them
+            page = self.licences.get(id(self.soup))
+            yield ImageRef(
+                url=url,
+                caption=self._said_caption(url)[:MAX_NEARBY],
+                licence=self._said_licence(url) or (settle(page) if page else Licence()),
+            )
+
+    def _said_caption(self, url: str) -> str:
+        return squeeze(self.described[url].caption) if url in self.described else ""
+
+    def _said_licence(self, url: str) -> Licence | None:
+        """The licence the page's data gives this image: nearer than any link around it."""
+        said = self.described[url].licence if url in self.described else ""
+        return settle([canonical_url(said, self.base) or said]) if said else None
 
     def _source(self, tag: Tag) -> str:
         """The largest picture an ``<img>`` offers, lazy attributes before ``src``."""
@@ -198,6 +225,8 @@ class _Reader:
         scopes: dict[int, list[str]] = {}
         for tag in self.soup.find_all(["a", "link"], href=True, limit=MAX_LINKS):
             href = _attribute(tag, "href")
+            if _attribute(tag, "type").lower() == RSL_TYPE:
+                continue
             if "license" not in _words(tag, "rel") and licence_id(href) == "unknown":
                 continue
             holder = next((p for p in tag.parents if self.around[id(p)]), self.soup)

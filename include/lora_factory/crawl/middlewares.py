@@ -1,9 +1,11 @@
-"""What stands between the spider and the network: allowed hosts first, then robots.txt."""
+"""What stands between the spider and the network: allowed hosts, robots.txt, reservations."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -15,8 +17,10 @@ from scrapy.resolver import CachingThreadedResolver
 from twisted.internet import defer
 from twisted.internet.error import DNSLookupError
 
+from lora_factory.crawl import signals
 from lora_factory.crawl.hosts import HostRules
 from lora_factory.crawl.optout import product_token
+from lora_factory.crawl.signals import Rule
 
 log = logging.getLogger(__name__)
 
@@ -73,52 +77,126 @@ class AllowedResolver(CachingThreadedResolver):  # type: ignore[misc]
         return super().getHostByName(name, timeout)
 
 
-class RobotsMiddleware:
-    """robots.txt by RFC 9309: 2xx is obeyed, 4xx allows, anything else disallows.
+@dataclass(frozen=True)
+class SiteRules:
+    """What a site as a whole allows: robots.txt, and what it reserves against training.
 
-    Scrapy's own middleware fetches the page where robots.txt answers 503. A robots.txt that
-    says 429, or redirects more than five times, is taken as unreachable too.
+    ``robots`` None: everything is closed, ``problem`` says why.
     """
 
-    def __init__(self, crawler: Any, token: str) -> None:
-        self._crawler, self._token = crawler, token
-        self._rules: dict[str, asyncio.Task[tuple[Protego | None, str]]] = {}
+    robots: Protego | None
+    reserved: tuple[Rule, ...] = ()
+    problem: str = ""
+
+
+class SiteReader:
+    """Fetches what a site says of itself; one per crawl, used inside the reactor's loop."""
+
+    def __init__(self, engine: Any, token: str) -> None:
+        self._engine, self._token = engine, token
+        self._sites: dict[str, asyncio.Task[SiteRules]] = {}
+        self._licences: dict[str, asyncio.Task[tuple[Rule, ...]]] = {}
+
+    async def site(self, origin: str) -> SiteRules:
+        """Rules of ``scheme://host[:port]``, fetched once."""
+        if origin not in self._sites:
+            self._sites[origin] = asyncio.get_running_loop().create_task(self._site(origin))
+        return await self._sites[origin]
+
+    async def licence(self, url: str) -> tuple[Rule, ...]:
+        """Rules of an RSL document, fetched once; one that can't be had reserves everything."""
+        if url not in self._licences:
+            reading = self._rules(url, signals.rsl_rules, absent_reserves=True)
+            self._licences[url] = asyncio.get_running_loop().create_task(reading)
+        return await self._licences[url]
+
+    async def _site(self, origin: str) -> SiteRules:
+        url = f"{origin}/robots.txt"
+        status, body = await self._read(url)
+        if status < 200 or status >= 500 or status == 429:
+            # RFC 9309, 2.3.1.4: what can't be reached is closed.
+            return SiteRules(None, problem=f"{url} answers {_in_words(status, body)}")
+        if 300 <= status < 400:
+            return SiteRules(None, problem=f"{url} redirects nowhere")
+        text = body[:ROBOTS_BYTES].decode("utf-8-sig", "ignore") if status < 300 else ""
+        said = signals.robots_signals(text, self._token, url)
+        tdmrep = f"{origin}/.well-known/tdmrep.json"
+        found = await asyncio.gather(
+            self._rules(tdmrep, signals.tdmrep_rules, absent_reserves=False),
+            *(self.licence(licence) for licence in said.licences),
+        )
+        reserved = (*said.rules, *(rule for rules in found for rule in rules))
+        return SiteRules(Protego.parse(text), reserved)
+
+    async def _rules(
+        self, url: str, parse: Callable[[bytes, str], tuple[Rule, ...]], *, absent_reserves: bool
+    ) -> tuple[Rule, ...]:
+        status, body = await self._read(url)
+        if 200 <= status < 300:
+            return parse(body[:ROBOTS_BYTES], url)
+        if 400 <= status < 500 and status != 429 and not absent_reserves:
+            return ()
+        why = f"{url} answers {_in_words(status, body)}: taken as a reservation"
+        return (Rule(signals.EVERYTHING, reserved=True, evidence=why),)
+
+    async def _read(self, url: str) -> tuple[int, bytes]:
+        """Status and body; 0 and the error's name where no answer came."""
+        request = Request(url, callback=NO_CALLBACK, priority=1000, meta={"site_rules": True})
+        try:
+            response = await self._engine.download_async(request)
+        except Exception as err:
+            # The one boundary: whatever keeps a rule from being read counts as closed.
+            log.info("%s can't be read (%s)", url, err)
+            return 0, type(err).__name__.encode()
+        return response.status, response.body
+
+
+class SiteRulesMiddleware:
+    """Asks a site's rules before anything of it is fetched.
+
+    robots.txt by RFC 9309: 2xx is obeyed, 4xx allows, anything else disallows (Scrapy's own
+    middleware fetches the page where robots.txt answers 503); one that says 429, or redirects
+    more than five times, is taken as unreachable too. Then Content-Signal, Content-Usage,
+    TDMRep and RSL: this crawl only fetches to train, so what is reserved is not fetched.
+    """
+
+    def __init__(self, crawler: Any) -> None:
+        self._crawler = crawler
+        self._reader: SiteReader | None = None
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> Self:
         """Built by Scrapy."""
-        return cls(crawler, product_token(crawler.settings["USER_AGENT"]))
+        return cls(crawler)
+
+    @property
+    def reader(self) -> SiteReader:
+        """Made at the first request: the engine is there by then."""
+        if self._reader is None:
+            token = product_token(self._crawler.settings["USER_AGENT"])
+            self._reader = SiteReader(self._crawler.engine, token)
+        return self._reader
 
     async def process_request(self, request: Any) -> None:
-        """Raise :class:`Refused` where robots.txt closes the URL."""
-        if request.meta.get("robots"):
+        """Raise :class:`Refused` where robots.txt closes the URL, or its site reserves it."""
+        if request.meta.get("site_rules"):
             return
         parts = urlsplit(request.url)
         origin = f"{parts.scheme}://{parts.netloc}"
-        if origin not in self._rules:
-            self._rules[origin] = asyncio.get_running_loop().create_task(self._fetch(origin))
-        rules, problem = await self._rules[origin]
-        if rules is None:
-            raise Refused(reason="robots_disallowed", detail=problem)
-        if not rules.can_fetch(request.url, self._token):
+        rules = await self.reader.site(origin)
+        if rules.robots is None:
+            raise Refused(reason="robots_disallowed", detail=rules.problem)
+        token = product_token(self._crawler.settings["USER_AGENT"])
+        if not rules.robots.can_fetch(request.url, token):
             raise Refused(
                 reason="robots_disallowed", detail=f"{origin}/robots.txt closes {parts.path}"
             )
+        path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        if evidence := signals.refusal(path, rules.reserved):
+            raise Refused(reason="opt_out", detail=evidence)
+        # What a page's own licence link says is asked by the spider, through the same reader.
+        request.meta["site_reader"] = self.reader
 
-    async def _fetch(self, origin: str) -> tuple[Protego | None, str]:
-        """Rules of a site; None and why where everything is closed."""
-        url = f"{origin}/robots.txt"
-        request = Request(url, callback=NO_CALLBACK, priority=1000, meta={"robots": True})
-        try:
-            response = await self._crawler.engine.download_async(request)
-        except Exception as err:
-            # The one boundary: whatever keeps robots.txt from being read closes the site.
-            log.info("%s can't be read (%s), the site stays closed", url, err)
-            return None, f"{url} can't be read: {type(err).__name__}"
-        if response.status < 200 or response.status >= 500 or response.status == 429:
-            return None, f"{url} answers HTTP {response.status}"
-        if response.status >= 400:
-            return Protego.parse(""), ""
-        if response.status >= 300:
-            return None, f"{url} redirects nowhere"
-        return Protego.parse(response.body[:ROBOTS_BYTES].decode("utf-8-sig", "ignore")), ""
+
+def _in_words(status: int, body: bytes) -> str:
+    return f"HTTP {status}" if status else body.decode()

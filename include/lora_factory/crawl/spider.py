@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import scrapy
 from scrapy import exceptions
@@ -16,7 +17,7 @@ from scrapy.spidermiddlewares.httperror import HttpError
 from lora_factory.contracts.progress import Progress
 from lora_factory.contracts.records import AuditRecord, RawRecord
 from lora_factory.contracts.specs import CrawlSpec
-from lora_factory.crawl import optout, quality
+from lora_factory.crawl import optout, quality, signals
 from lora_factory.crawl.extract import ImageRef, Page, Unparsable, parse_page
 from lora_factory.crawl.frontier import Frontier
 from lora_factory.crawl.hosts import HostRules
@@ -31,7 +32,11 @@ log = logging.getLogger(__name__)
 
 PAGE_BYTES = 4 * 1024 * 1024
 GONE = frozenset({404, 410})
-NOT_FETCHED = frozenset({"robots_disallowed", "host_not_allowed"})  # cost nothing of max_pages
+NOT_FETCHED = frozenset({
+    "robots_disallowed",
+    "host_not_allowed",
+    "opt_out",
+})  # cost nothing of max_pages
 FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.DownloadTimeoutError, "timeout"),
     (exceptions.DownloadCancelledError, "too_large"),
@@ -197,6 +202,9 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         rules = self._directives(response) | optout.meta_directives(page.metas, self.job.token)
         if refused := rules & optout.NO_PAGE:
             return [dropped("page", task.url, "opt_out", ", ".join(sorted(refused)))]
+        evidence = signals.meta_refusal(page.metas) or await reservation(response, url, page.rsl)
+        if evidence:
+            return [dropped("page", task.url, "opt_out", evidence)]
         return await self._judge(page, url, task, rules)
 
     async def _judge(
@@ -261,6 +269,8 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         ref = task.ref
         if refused := self._directives(response) & optout.NO_IMAGE:
             return dropped("image", ref.url, "opt_out", ", ".join(sorted(refused)))
+        if evidence := await reservation(response, response.url):
+            return dropped("image", ref.url, "opt_out", evidence)
         try:
             image = await asyncio.to_thread(self.job.store.check, response.body)
             self.job.store.keep(image, ref.url)
@@ -300,6 +310,22 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         # One more than is known until nothing is: the end of a crawl shows only when it is there.
         progress.total = min(limit, progress.done + 1 + waiting) + bool(waiting)
         progress.advance(note=f"{len(self.job.store)} images kept")
+
+
+async def reservation(response: Response, url: str, rsl: Iterable[str] = ()) -> str:
+    """Evidence that what came is reserved against training, by its headers or RSL licences."""
+    headers = {
+        name.decode("latin-1").lower(): [value.decode("latin-1") for value in values]
+        for name, values in response.headers.items()
+    }
+    if evidence := signals.header_refusal(headers):
+        return evidence
+    path = urlsplit(url).path or "/"
+    for licence in {*rsl, *signals.rsl_links(headers, url)}:
+        rules = await response.meta["site_reader"].licence(licence)
+        if evidence := signals.refusal(path, rules):
+            return evidence
+    return ""
 
 
 def explain(error: BaseException) -> tuple[str, str]:

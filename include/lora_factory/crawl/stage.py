@@ -12,7 +12,7 @@ from lora_factory.contracts.stage import StageContext
 from lora_factory.crawl.report import CrawlReport
 
 KIND: Kind = "raw"
-VERSION = 1
+VERSION = 2
 SPEC = CrawlSpec
 
 

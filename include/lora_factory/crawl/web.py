@@ -118,7 +118,7 @@ def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         "USER_AGENT": settings.user_agent,
         "DOWNLOADER_MIDDLEWARES": {
             f"{room}.middlewares.HostGuard": 10,
-            f"{room}.middlewares.RobotsMiddleware": 100,
+            f"{room}.middlewares.SiteRulesMiddleware": 100,
         },
         "ITEM_PIPELINES": {f"{room}.pipelines.LedgerPipeline": 100},
         "TWISTED_DNS_RESOLVER": f"{room}.middlewares.AllowedResolver",

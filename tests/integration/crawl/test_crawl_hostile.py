@@ -49,6 +49,7 @@ def picture(seed: int) -> bytes:
 
 
 PNG = {"Content-Type": "image/png"}
+TDMREP = "/.well-known/tdmrep.json"
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_robots_txt_by_rfc_9309(visited: Visited) -> None:
     reasons = crawl.reasons()
     assert set(closed.hits) == {"/robots.txt"}  # 503: nothing may be fetched
     assert reasons["page", closed.url()] == ["robots_disallowed"]
-    assert open_.hits == ["/robots.txt", "/"]  # 404: everything may
+    assert open_.hits == ["/robots.txt", TDMREP, "/"]  # 404: everything may
     assert reasons["page", open_.url()] == [""]
     assert reasons["page", home.url("/us")] == ["robots_disallowed"]
     assert reasons["page", home.url("/everybody")] == ["not_found"]  # our own group counts alone

@@ -19,7 +19,7 @@ from lora_factory.crawl.middlewares import (
     AllowedResolver,
     HostGuard,
     Refused,
-    RobotsMiddleware,
+    SiteRulesMiddleware,
 )
 from lora_factory.crawl.spider import explain
 from lora_factory.crawl.web import scrapy_settings
@@ -49,15 +49,16 @@ def test_resolver_looks_up_allowed_names_only() -> None:
 
 
 class Engine:
-    """Answers robots.txt; counts how often it was asked."""
+    """Answers robots.txt, and has nothing else; counts how often robots.txt was asked for."""
 
     def __init__(self, answer: Response | Exception) -> None:
         self.answer, self.asked = answer, 0
 
     async def download_async(self, request: Request) -> Response:
-        assert request.url == "http://gallery.example/robots.txt"
-        self.asked += 1
         await asyncio.sleep(0)
+        if request.url != "http://gallery.example/robots.txt":
+            return Response(request.url, status=404)
+        self.asked += 1
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -67,7 +68,7 @@ def closed(answer: Response | Exception, *paths: str) -> tuple[list[str], int]:
     """Which of the paths robots.txt closes to us, and how often it was fetched."""
     engine = Engine(answer)
     settings = Settings({"USER_AGENT": "LoRAFactoryBot/0.1 (+https://example.org)"})
-    middleware = RobotsMiddleware.from_crawler(SimpleNamespace(settings=settings, engine=engine))
+    middleware = SiteRulesMiddleware.from_crawler(SimpleNamespace(settings=settings, engine=engine))
 
     async def ask(path: str) -> str | None:
         try:
