@@ -28,16 +28,25 @@ INK, SOFT, LINE, PAPER = "#16181d", "#5b6270", "#d5d9e0", "#ffffff"
 
 @dataclass(frozen=True)
 class GridRow:
-    """One prompt's pictures; ``caption`` is drawn above them."""
+    """One prompt's pictures; ``caption`` stands above them, ``note`` below (page only)."""
 
     caption: str
     base: Image.Image
     lora: Image.Image
-    nearest: Image.Image
+    nearest: Image.Image | None = None
+    note: str = ""
 
 
-def draw_grid(rows: Sequence[GridRow], title: str, subtitle: str) -> Image.Image:
-    """Draw up to ``MAX_PROMPTS`` rows, ``BLOCKS`` prompts side by side, under a heading."""
+def draw_grid(
+    rows: Sequence[GridRow],
+    title: str,
+    subtitle: str,
+    columns: Sequence[str] = COLUMNS,
+) -> Image.Image:
+    """Draw up to ``MAX_PROMPTS`` rows, ``BLOCKS`` prompts side by side, under a heading.
+
+    ``columns`` names the three pictures of a row.
+    """
     rows = rows[:MAX_PROMPTS]
     block = 3 * CELL + 2 * GAP
     lines = max(-(-len(rows) // BLOCKS), 1)
@@ -46,27 +55,32 @@ def draw_grid(rows: Sequence[GridRow], title: str, subtitle: str) -> Image.Image
     top = MARGIN + TITLE
     sheet = Image.new("RGB", (width, top + HEADER + lines * step + MARGIN), PAPER)
     pen = ImageDraw.Draw(sheet)
-    _text(pen, (MARGIN, MARGIN - 6), title, 26, width - 2 * MARGIN, INK)
-    _text(pen, (MARGIN, MARGIN + 30), subtitle, 15, width - 2 * MARGIN, SOFT)
+    write(pen, (MARGIN, MARGIN - 6), title, 26, width - 2 * MARGIN, INK)
+    write(pen, (MARGIN, MARGIN + 30), subtitle, 15, width - 2 * MARGIN, SOFT)
     for number in range(min(BLOCKS, len(rows))):
         left = MARGIN + number * (block + MARGIN)
-        for column, name in enumerate(COLUMNS):
-            _text(pen, (left + column * (CELL + GAP), top), name, 13, CELL, SOFT)
+        for column, name in enumerate(columns):
+            write(pen, (left + column * (CELL + GAP), top), name, 13, CELL, SOFT)
     for number, row in enumerate(rows):
         line, place = divmod(number, BLOCKS)
         left = MARGIN + place * (block + MARGIN)
         y = top + HEADER + line * step
-        _text(pen, (left, y + 3), row.caption, 15, block, INK)
+        write(pen, (left, y + 3), row.caption, 15, block, INK)
         for column, image in enumerate((row.base, row.lora, row.nearest)):
-            x = left + column * (CELL + GAP)
-            sheet.paste(_fit(image), (x, y + CAPTION))
-            pen.rectangle((x - 1, y + CAPTION - 1, x + CELL, y + CAPTION + CELL), outline=LINE)
+            if image is not None:
+                paste(sheet, image, left + column * (CELL + GAP), y + CAPTION)
     return sheet
 
 
 def draw_notice(title: str, subtitle: str) -> Image.Image:
     """A heading alone, where there are no pictures to show."""
     return draw_grid([], title, subtitle)
+
+
+def paste(sheet: Image.Image, image: Image.Image, x: int, y: int) -> None:
+    """Put a picture into the framed square cell at (x, y), ``CELL`` pixels wide."""
+    sheet.paste(_fit(image), (x, y))
+    ImageDraw.Draw(sheet).rectangle((x - 1, y - 1, x + CELL, y + CELL), outline=LINE)
 
 
 def _fit(image: Image.Image) -> Image.Image:
@@ -82,7 +96,7 @@ def _fit(image: Image.Image) -> Image.Image:
     return cell
 
 
-def _text(
+def write(
     pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, room: int, colour: str
 ) -> None:
     """One line of text, cut with an ellipsis to ``room`` pixels; hostile text is just glyphs."""
