@@ -1,62 +1,195 @@
-"""``report.html``: one file that opens without a server and can't run a script."""
+"""``report.html`` and ``compare.html``: files that open without a server and can't run a script.
+
+Captions come from crawled pages: they are escaped, cut, and stripped of what is not printed
+(control characters, direction overrides). Pictures are encoded anew and lie in the file. A
+Content-Security-Policy allows nothing but those and the one style sheet.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image as PilImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from lora_factory.contracts.evaluation import EvaluationReport
+    from lora_factory.contracts.evaluation import Advice, EvaluationReport
+    from lora_factory.evaluate.grid import GridRow
+    from lora_factory.guard.copying import Nearest
 
 FOLDER = Path(__file__).parent
+LARGEST = 256
+"""Side of a picture in the page, pixels; larger ones are made smaller."""
+LOSSLESS = 128
+"""Side up to which pictures are kept as PNG."""
+LONGEST = 600
+"""Characters of any text in the page."""
 GATES = {
     "finite_weights": "Weights are finite",
     "keys_used": "Every weight found its layer",
     "effect": "The LoRA changes pictures",
     "no_blank_images": "No blank pictures",
     "no_copies": "No copies of training images",
+    "safe_images": "Pictures are safe to show",
     "shows_subjects": "Pictures show their subjects",
     "style_measurable": "The scorer sees the style",
+    "beats_incumbent": "Better than the deployed model",
 }
+METRICS = {
+    "fidelity": "how close to the style: 0 the base, 1 as close as real images are",
+    "alignment": "how clearly pictures show their subjects: 1 as real images do",
+    "diversity": "how varied: 0 all alike, 1 as varied as real images",
+    "efficiency": "time for a picture against the base: 1 no slower",
+    "drift": "how little changes on prompts without trigger and style",
+    "cmmd": "distance of the set of pictures from the real images",
+    "kid": "distance of the set of pictures from the real images",
+    "aesthetic": "predicted liking of the picture alone",
+    "preference": "predicted preference, given the prompt",
+}
+VERDICTS = {"pass": "Pass", "fail": "Fail", "needs_person": "Needs a person"}
+
+
+@dataclass(frozen=True)
+class ReportPictures:
+    """What the page shows: base | LoRA | nearest original, base | LoRA on drift prompts, XYZ."""
+
+    rows: Sequence[GridRow] = ()
+    drift: Sequence[GridRow] = ()
+    xyz: Image | None = None
 
 
 def verdict_in_words(report: EvaluationReport) -> str:
-    """One sentence: pass or fail, and why."""
+    """One sentence: the verdict, and why."""
     failed = [GATES.get(gate.name, gate.name) for gate in report.gates if not gate.passed]
-    score = f"overall {report.overall:.2f} (95% interval from {report.overall_low:.2f})"
+    low, threshold = f"{report.overall_low:.2f}", f"{report.threshold:.2f}"
+    score = f"overall {report.overall:.2f} (95% interval from {low})"
     if report.verdict == "pass":
-        return f"Pass: {score} reaches the threshold {report.threshold:.2f}, and every gate is open"
+        return f"Pass: {score} reaches the threshold {threshold}, and every gate is open"
+    if report.verdict == "needs_person":
+        why = "; ".join(_doubts(report))
+        return f"Needs a person: {score} reaches the threshold {threshold}, but {why}"
     if failed:
         return f"Fail: gate closed: {', '.join(failed)}; {score}"
-    return f"Fail: {score} is below the threshold {report.threshold:.2f}"
+    return f"Fail: {score} does not reach the threshold {threshold} with its lower end"
 
 
-def render_html(report: EvaluationReport, grid: Image) -> str:
-    """The report as a page; all text is escaped, the picture is inside the file."""
+def _doubts(report: EvaluationReport) -> list[str]:
+    if report.calibration is None:
+        return ["the scorer is not calibrated, so that no score of its own may pass a LoRA"]
+    return ["the evaluation asks for a look"]
+
+
+def nearest_in_words(nearest: Nearest) -> str:
+    """How near a picture is to the training image nearest to it."""
+    verdict = "repeats the original" if nearest.copied else "no copy"
+    return (
+        f"nearest original: cosine {nearest.similarity:.2f}, "
+        f"{nearest.distance} of 64 hash bits apart, {verdict}"
+    )
+
+
+def next_steps(report: EvaluationReport) -> list[str]:
+    """What to do now, as sentences."""
+    if report.verdict == "pass":
+        return ["Nothing: the run deploys this LoRA."]
+    if report.verdict == "needs_person":
+        return [
+            "Look at the pictures below: is it the style, do they show their subjects, is "
+            "anything in them that must not be published? Then approve or reject the run in "
+            "Airflow (Required Actions).",
+            "To let runs decide alone, calibrate this scorer (tests/calibration/).",
+        ]
+    return [*report.advice.reasons, *changes_in_words(report.advice)]
+
+
+def changes_in_words(advice: Advice) -> list[str]:
+    """What the next attempt changes by itself; empty when nothing."""
+    found = []
+    for name, scale in (
+        ("learning rate", advice.learning_rate_scale),
+        ("rank", advice.rank_scale),
+        ("training steps", advice.steps_scale),
+    ):
+        if scale != 1.0:
+            found.append(f"{name} × {scale:.2g}")
+    if advice.weight_decay is not None:
+        found.append(f"weight decay {advice.weight_decay:g}")
+    if advice.drop_alignment_percentile:
+        found.append(f"the worst aligned {advice.drop_alignment_percentile:g}% of images dropped")
+    for what, words in (("drop", "dropped"), ("recaption", "captioned anew")):
+        count = sum(item.do == what for item in advice.items)
+        if count:
+            found.append(f"{count} images {words}")
+    if advice.recaption:
+        found.append("the poorest captions written anew")
+    return [f"The next attempt does this by itself: {', '.join(found)}."] if found else []
+
+
+def render_html(report: EvaluationReport, pictures: ReportPictures) -> str:
+    """The evaluation as a page."""
+    return render(
+        "report.html.j2",
+        report=report,
+        pictures=pictures,
+        words=verdict_in_words(report),
+        verdict=VERDICTS[report.verdict],
+        steps=next_steps(report),
+        gates=GATES,
+        metrics=METRICS,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this folder; see the module's docstring for what is guaranteed."""
     style = (FOLDER / "report.css").read_text(encoding="utf-8")
-    # The page may use this one style sheet and inlined pictures; nothing else is allowed.
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        words=verdict_in_words(report),
-        gates=GATES,
-        style=style,
+    environment.globals |= {"picture_uri": picture_uri, "sheet_uri": sheet_uri}
+    return environment.get_template(template).render(
+        style=Markup(style),  # noqa: S704  (a file of this package)
         style_hash=f"sha256-{digest}",
-        grid=_data_uri(grid),
+        **values,
     )
 
 
-def _data_uri(image: Image) -> str:
+def picture_uri(image: Image) -> Markup:
+    """A picture encoded anew, at most ``LARGEST`` pixels wide and high."""
+    picture = image.convert("RGB")
+    picture.thumbnail((LARGEST, LARGEST), PilImage.Resampling.LANCZOS)
+    return _uri(picture, "PNG" if max(picture.size) <= LOSSLESS else "JPEG")
+
+
+def sheet_uri(image: Image) -> Markup:
+    """A drawn sheet of pictures and labels, at its own size."""
+    return _uri(image.convert("RGB"), "PNG")
+
+
+def _uri(picture: Image, kind: str) -> Markup:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, format=kind, optimize=True, quality=88)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return Markup(f"data:image/{kind.lower()};base64,{encoded}")  # noqa: S704  (base64 alone)
+
+
+def _printable(value: Any) -> Any:
+    """Text of a template's expression without what is not printed, at most ``LONGEST`` long."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    text = "".join(letter if letter.isprintable() else " " for letter in value[: LONGEST + 1])
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"

@@ -40,7 +40,12 @@ from lora_factory.evaluate.advice import advise
 from lora_factory.evaluate.data import load_style, open_image
 from lora_factory.evaluate.evaluator import NAMES, Evaluation, LoRAEvaluator
 from lora_factory.evaluate.grid import MAX_PROMPTS, GridRow, draw_grid, draw_notice
-from lora_factory.evaluate.html import render_html, verdict_in_words
+from lora_factory.evaluate.html import (
+    ReportPictures,
+    nearest_in_words,
+    render_html,
+    verdict_in_words,
+)
 from lora_factory.evaluate.pairs import ADAPTER
 from lora_factory.models.loaders import image_text_scorer, limit_threads
 from lora_factory.models.profiles import load_profile
@@ -109,7 +114,8 @@ def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
     found = evaluator.run_evaluation()
     report = _judge(spec, trained, evaluator, found, opening)
     _write_pictures(ctx.out, evaluator, found)
-    _write_report(ctx.out, report, _grid(evaluator, found, report))
+    rows = _rows(evaluator, found)
+    _write_report(ctx.out, report, _grid(rows, report), ReportPictures(rows))
     return report
 
 
@@ -194,7 +200,7 @@ def _refuse(
         scorer=scorer,
     )
     notice = draw_notice(f"{trained.trigger} on {trained.base}", verdict_in_words(report))
-    _write_report(ctx.out, report, notice)
+    _write_report(ctx.out, report, notice, ReportPictures())
     return report
 
 
@@ -223,9 +229,16 @@ def _write_pictures(out: Path, evaluator: LoRAEvaluator, found: Evaluation) -> N
     )
 
 
-def _grid(evaluator: LoRAEvaluator, found: Evaluation, report: EvaluationReport) -> Image:
-    rows = [
-        GridRow(prompt.text, base, lora, open_image(evaluator.data.train_files[nearest.index]))
+def _rows(evaluator: LoRAEvaluator, found: Evaluation) -> list[GridRow]:
+    """What the grid and the page show, prompt by prompt."""
+    return [
+        GridRow(
+            prompt.text,
+            base,
+            lora,
+            open_image(evaluator.data.train_files[nearest.index]),
+            f"seed {prompt.seed}; {nearest_in_words(nearest)}",
+        )
         for prompt, base, lora, nearest in zip(
             evaluator.prompts[:MAX_PROMPTS],
             found.base[:MAX_PROMPTS],
@@ -234,6 +247,9 @@ def _grid(evaluator: LoRAEvaluator, found: Evaluation, report: EvaluationReport)
             strict=True,
         )
     ]
+
+
+def _grid(rows: Sequence[GridRow], report: EvaluationReport) -> Image:
     scores = ", ".join(
         f"{metric.name} {'abstains' if metric.score is None else f'{metric.score:.2f}'}"
         for metric in report.metrics
@@ -243,13 +259,18 @@ def _grid(evaluator: LoRAEvaluator, found: Evaluation, report: EvaluationReport)
     )
 
 
-def _write_report(out: Path, report: EvaluationReport, grid: Image) -> None:
+def _write_report(
+    out: Path,
+    report: EvaluationReport,
+    grid: Image,
+    pictures: ReportPictures,
+) -> None:
     grid.save(out / "grid.png", optimize=True)
     (out / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (out / "advice.json").write_text(
         report.advice.model_dump_json(indent=2) + "\n", encoding="utf-8"
     )
-    (out / "report.html").write_text(render_html(report, grid), encoding="utf-8")
+    (out / "report.html").write_text(render_html(report, pictures), encoding="utf-8")
     log.info("%s", verdict_in_words(report))
     for metric in report.metrics:
         score = "abstains" if metric.score is None else f"{metric.score:.3f}"
