@@ -21,7 +21,8 @@ class CopyHit(Contract):
     similarity: float = Field(ge=-1.001, le=1.001, description="Cosine of the embeddings")
     distance: int = Field(ge=0, le=64, description="Hamming distance of the hashes, bits of 64")
     plain: bool = Field(description="Plain rule: some work is closer than a cosine of 0.9")
-    copied: bool = Field(description="Calibrated rule: embedding and hash both say copy")
+    copied: bool = Field(description="Calibrated rule")
+    verbatim: bool = Field(description="Calibrated rule, and both views are convinced")
 
 
 class CopyrightCheck(Contract):
@@ -39,17 +40,21 @@ class CopyrightCheck(Contract):
     plain_high: float = Field(ge=0, le=1)
     calibrated_hits: int = Field(ge=0, description="Pictures that repeat a work")
     calibrated_high: float = Field(ge=0, le=1)
+    verbatim_hits: int = Field(ge=0, description="Those on which embedding and hash are convinced")
+    chance: float = Field(ge=0, le=1, description="Originals that may be taken for copies, share")
     cosine_cut: float = Field(ge=-1, le=1, description="Cosine that convinces, calibrated")
     bits_cut: int = Field(ge=0, le=64, description="Hash distance that convinces, calibrated")
     calibrated_on: int = Field(ge=0, description="Originals the cuts were read from")
     policy: Policy = "block"
-    passed: bool = Field(description="The gate this check stands for is open")
+    passed: bool = Field(
+        description="Policy flag; or no verbatim hit, and no more hits than originals would give"
+    )
     worst: tuple[CopyHit, ...] = Field((), description="Closest first, at most 8")
     note: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if max(self.plain_hits, self.calibrated_hits) > self.n:
+        if max(self.plain_hits, self.calibrated_hits, self.verbatim_hits) > self.n:
             msg = "more hits than pictures"
             raise ValueError(msg)
         return self
