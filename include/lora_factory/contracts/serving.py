@@ -81,4 +81,4 @@ class Failure(Contract):
     """Every answer with a status of 400 or more."""
 
     error: str
-    rule: str | None = Field(None, description="Content rule that refused a prompt")
+    rule: str | None = Field(None, description="Content rule that refused a prompt or a picture")

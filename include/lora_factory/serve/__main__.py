@@ -20,6 +20,7 @@ import uvicorn
 from lora_factory.contracts.settings import Settings
 from lora_factory.diffusion.families import load_base
 from lora_factory.errors import FactoryError
+from lora_factory.guard.output import output_guard
 from lora_factory.models.loaders import limit_threads
 from lora_factory.models.profiles import BaseEntry, load_profile
 from lora_factory.serve.app import create_app
@@ -79,7 +80,8 @@ def build(profile: str, base: str | None, data: Path, settings: Settings) -> Fas
         catalog=Catalog(settings.catalog.get_secret_value()),
         token=settings.serve_token.get_secret_value(),
     )
-    return create_app(config, Engine(functools.partial(_load, entry, settings)))
+    guard = functools.partial(output_guard, bases, settings)
+    return create_app(config, Engine(functools.partial(_load, entry, settings), guard))
 
 
 def _load(entry: BaseEntry, settings: Settings) -> DiffusionBase:

@@ -1,7 +1,8 @@
 """The engine: one base model, one worker thread, a bounded queue. Knows nothing of HTTP.
 
 Requests that follow each other with the same adapter and settings are drawn as one batch.
-Order is kept, so nobody waits for requests that came later.
+Order is kept, so nobody waits for requests that came later. The guard sees every picture
+before it leaves; without a guard nothing is drawn.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lora_factory.diffusion.base import DiffusionBase
+    from lora_factory.guard.output import Finding, OutputGuard
 
 log = logging.getLogger(__name__)
 CHECKED = "checked"  # name of an adapter that is loaded only to see whether it fits
@@ -50,9 +52,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture, how long its request waited, and how long its batch took (seconds)."""
+    """A picture, what the guard found, how long its request waited and its batch took (s)."""
 
-    image: Image
+    image: Image | None
+    """None: the guard withholds it."""
+    finding: Finding
     waited: float
     seconds: float
     batch: int
@@ -73,6 +77,7 @@ class Engine:
 
     Args:
         load: makes the base; called in the worker thread.
+        load_guard: makes the guard of its pictures; called there too.
         queue_size: requests that may wait; one more is refused with ``queue.Full``.
         batch_size: most requests drawn together.
         keep_adapters: adapters kept loaded; the least recently used one goes first.
@@ -81,12 +86,13 @@ class Engine:
     def __init__(
         self,
         load: Callable[[], DiffusionBase],
+        load_guard: Callable[[], OutputGuard],
         *,
         queue_size: int = 16,
         batch_size: int = 4,
         keep_adapters: int = 4,
     ) -> None:
-        self._load = load
+        self._load, self._load_guard = load, load_guard
         self._size, self._batch, self._keep = queue_size, batch_size, keep_adapters
         self._items: deque[_Item] = deque()
         self._changed = threading.Condition()
@@ -149,16 +155,19 @@ class Engine:
     # -- worker thread
 
     def _work(self) -> None:
+        what = "guard"
         try:
+            guard = self._load_guard()
+            what = "base model"
             base = self._load()
         except Exception as err:  # the thread's end: readiness tells why
-            self._failure = f"the base model can't be loaded: {err}"
+            self._failure = f"the {what} can't be loaded: {err}"
             log.exception("%s", self._failure, exc_info=not isinstance(err, FactoryError))
             return
         self._ready.set()
         log.info("engine is ready: base %s on %s", base.entry.name, base.device)
         while (batch := self._next()) is not None:
-            self._serve(base, batch)
+            self._serve(base, guard, batch)
         self._failure = "the engine was stopped"
         for item in self._items:
             _fail(item, Interrupted("the service is stopping; ask again"))
@@ -180,7 +189,7 @@ class Engine:
                 batch.append(self._items.popleft())
         return batch
 
-    def _serve(self, base: DiffusionBase, items: list[_Item]) -> None:
+    def _serve(self, base: DiffusionBase, guard: OutputGuard, items: list[_Item]) -> None:
         """The one boundary: whatever goes wrong with a batch is its requests' answer."""
         batch = [item for item in items if item.future.set_running_or_notify_cancel()]
         if not batch:
@@ -190,14 +199,14 @@ class Engine:
                 self._try(base, batch[0].settings.adapter)
                 batch[0].future.set_result(None)
             else:
-                self._draw(base, batch)
+                self._draw(base, guard, batch)
         except Exception as err:
             if not isinstance(err, FactoryError):
                 log.exception("a batch of %d failed", len(batch))
             for item in batch:
                 _fail(item, err)
 
-    def _draw(self, base: DiffusionBase, batch: list[_Item]) -> None:
+    def _draw(self, base: DiffusionBase, guard: OutputGuard, batch: list[_Item]) -> None:
         started = time.monotonic()
         settings = batch[0].settings
         self._activate(base, settings)
@@ -208,9 +217,12 @@ class Engine:
             batch_size=self._batch,
             on_step=lambda _done, _total: not self._stop.is_set(),
         )
+        findings = guard.check(images)
         seconds = time.monotonic() - started
-        for item, image in zip(batch, images, strict=True):
-            item.future.set_result(Drawn(image, started - item.since, seconds, len(batch)))
+        for item, image, finding in zip(batch, images, findings, strict=True):
+            shown = image if finding.allowed else None
+            waited = started - item.since
+            item.future.set_result(Drawn(shown, finding, waited, seconds, len(batch)))
 
     def _activate(self, base: DiffusionBase, settings: Settings) -> None:
         """Make the adapter the active one, loading it and dropping the oldest if need be."""

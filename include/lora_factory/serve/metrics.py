@@ -45,7 +45,7 @@ class Metrics:
         )
         self.feedback = Counter("lora_feedback", "Ratings", ["result"], registry=self.registry)
         self.blocks = Counter(
-            "lora_safety_blocks", "Prompts refused", ["rule"], registry=self.registry
+            "lora_safety_blocks", "Prompts and pictures refused", ["rule"], registry=self.registry
         )
         depth = Gauge("lora_queue_depth", "Requests that wait", registry=self.registry)
         depth.set_function(lambda: engine.depth)

@@ -10,7 +10,7 @@ import secrets
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import FileResponse
@@ -49,6 +49,8 @@ async def generate(body: GenerateRequest, request: Request, wired: Wired) -> Gen
     model = await asyncio.to_thread(_resolve, body, wired, admin=admin)
     seed = secrets.randbelow(2**32) if body.seed is None else body.seed
     drawn = await _draw(body, model, seed, wired)
+    if drawn.image is None:
+        _refuse("picture", drawn.finding.rule, wired)
     image = await asyncio.to_thread(_png, drawn.image)
     generation = Generation(
         id=str(uuid.uuid4()),
@@ -73,9 +75,13 @@ async def generate(body: GenerateRequest, request: Request, wired: Wired) -> Gen
 def _judge(prompt: str, wired: Services) -> None:
     verdict = check_prompt(prompt)
     if not verdict.allowed:
-        wired.metrics.blocks.labels(verdict.rule).inc()
-        failure = Failure(error="prompt: refused by the content rules", rule=verdict.rule)
-        raise HTTPException(422, failure)
+        _refuse("prompt", verdict.rule, wired)
+
+
+def _refuse(what: str, rule: str, wired: Services) -> NoReturn:
+    """Answer what the guard blocks, counted by rule; the picture is never part of it."""
+    wired.metrics.blocks.labels(rule).inc()
+    raise HTTPException(422, Failure(error=f"{what}: refused by the content rules", rule=rule))
 
 
 def _resolve(body: GenerateRequest, wired: Services, *, admin: bool) -> Model | None:

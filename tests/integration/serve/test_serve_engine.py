@@ -19,6 +19,8 @@ from lora_factory.contracts.settings import Settings as DeploymentSettings
 from lora_factory.diffusion.base import DiffusionBase, GenerationRequest, OnStep
 from lora_factory.diffusion.families import load_base
 from lora_factory.errors import ArtifactError, Interrupted, ModelError, ServiceUnavailable
+from lora_factory.guard.images import Finding
+from lora_factory.guard.output import OutputGuard
 from lora_factory.models.profiles import load_profile
 from lora_factory.serve.engine import AdapterFile, Drawn, Engine, Settings, file_sha256
 
@@ -78,6 +80,24 @@ class Recorder:
         return images
 
 
+class RefusesSeed99:
+    """A check in the guard that objects to what was drawn with seed 99, and breaks at 98."""
+
+    def __init__(self, base: Recorder) -> None:
+        self._base = base
+
+    def check(self, images: Sequence[Image]) -> list[Finding]:
+        seeds = self._base.batches[-1][2]
+        assert len(images) == len(seeds)
+        if 98 in seeds:
+            msg = "the guard broke"
+            raise RuntimeError(msg)
+        return [
+            Finding(False, "unsafe_image", 0.9, "") if seed == 99 else Finding(True, "", 0.1, "")
+            for seed in seeds
+        ]
+
+
 @pytest.fixture(scope="module")
 def embedded() -> DiffusionBase:
     return load_base(load_profile("embedded", DeploymentSettings()).base("emoji", "art"))
@@ -93,7 +113,13 @@ def base(embedded: DiffusionBase) -> Iterator[Recorder]:
 
 @pytest.fixture
 def engine(base: Recorder) -> Iterator[Engine]:
-    made = Engine(lambda: cast("DiffusionBase", base), queue_size=6, batch_size=3, keep_adapters=2)
+    made = Engine(
+        lambda: cast("DiffusionBase", base),
+        lambda: OutputGuard([RefusesSeed99(base)]),
+        queue_size=6,
+        batch_size=3,
+        keep_adapters=2,
+    )
     made.start()
     assert made._ready.wait(5)
     yield made
@@ -220,6 +246,26 @@ def test_an_unforeseen_error_is_the_batch_s_answer(engine: Engine) -> None:
     ask(engine, 2).result(5)
 
 
+def test_a_refused_picture_never_leaves_and_its_neighbours_do(
+    base: Recorder, engine: Engine
+) -> None:
+    busy = hold(base, engine)
+    waiting = [ask(engine, seed) for seed in (1, 99, 2)]
+    base.gate.set()
+    busy.result(5)
+    one, refused, other = (future.result(5) for future in waiting)
+    assert base.batches[-1][2] == [1, 99, 2]
+    assert (refused.image, refused.finding.rule) == (None, "unsafe_image")
+    assert one.image is not None
+    assert other.image is not None
+
+
+def test_a_picture_that_the_guard_could_not_judge_never_leaves(engine: Engine) -> None:
+    with pytest.raises(RuntimeError, match="the guard broke"):
+        ask(engine, 98).result(5)
+    assert ask(engine, 1).result(5).image is not None
+
+
 def test_stopping_cancels_what_runs_and_what_waits(base: Recorder, engine: Engine) -> None:
     busy = hold(base, engine)
     waiting = ask(engine, 1)
@@ -232,14 +278,18 @@ def test_stopping_cancels_what_runs_and_what_waits(base: Recorder, engine: Engin
 
 
 @pytest.mark.parametrize("error", [ModelError("no weights"), RuntimeError("no weights")])
-def test_a_base_that_does_not_load_says_why(error: Exception) -> None:
+@pytest.mark.parametrize("missing", ["base model", "guard"])
+def test_a_base_or_guard_that_does_not_load_says_why(error: Exception, missing: str) -> None:
     def load() -> Any:
         raise error
 
-    engine = Engine(load)
+    def made() -> Any:
+        return None
+
+    engine = Engine(*((load, made) if missing == "base model" else (made, load)))
     with pytest.raises(ServiceUnavailable, match="being loaded"):
         engine.check_ready()
     engine.start()
     engine._thread.join(5)
-    with pytest.raises(ServiceUnavailable, match="no weights"):
+    with pytest.raises(ServiceUnavailable, match=f"the {missing} can't be loaded: no weights"):
         ask(engine, 1)

@@ -1,0 +1,95 @@
+"""The guard over real HTTP: what it refuses never leaves, and without it nothing is served."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from lora_factory.contracts.settings import Settings
+from lora_factory.diffusion.families import load_base
+from lora_factory.guard.images import ImageFilter
+from lora_factory.guard.output import OutputGuard, output_guard
+from lora_factory.models.profiles import Profile, load_profile
+from lora_factory.serve.app import create_app
+from lora_factory.serve.engine import Engine
+from lora_factory.serve.services import ServeConfig
+from lora_factory.store.catalog import Catalog
+
+pytestmark = pytest.mark.integration
+EMBEDDED = load_profile("embedded", Settings())
+DRAW = {"prompt": "a red apple", "seed": 7, "steps": 1}
+
+
+class Everything:
+    """In the model's place: finds every picture unsafe."""
+
+    name, threshold = "stub@1", 0.5
+
+    def scores(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        return np.ones(len(images), dtype=np.float32)
+
+
+@contextmanager
+def serving(
+    dsn: str, data: Path, guard: Callable[[], OutputGuard], *, ready: int
+) -> Iterator[TestClient]:
+    """The app with the embedded base and a guard, once /readyz has answered ``ready``."""
+    entry = EMBEDDED.base("emoji", "art")
+    engine = Engine(functools.partial(load_base, entry), guard)
+    app = create_app(ServeConfig(data=data, base=entry, catalog=Catalog(dsn)), engine)
+    with TestClient(app) as client:
+        deadline = time.monotonic() + 30
+        while "being loaded" in (answer := client.get("/readyz")).text:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert answer.status_code == ready, answer.text
+        yield client
+
+
+def without_weights() -> Profile:
+    entry = EMBEDDED.role("content_filter").model_copy(update={"package": "no_such_wheel:"})
+    return EMBEDDED.model_copy(update={"roles": EMBEDDED.roles | {"content_filter": entry}})
+
+
+def test_a_picture_that_the_guard_refuses_is_a_422_and_counted(
+    catalog_dsn: str, tmp_path: Path
+) -> None:
+    guard = OutputGuard([ImageFilter(Everything())])
+    with serving(catalog_dsn, tmp_path, lambda: guard, ready=200) as client:
+        answer = client.post("/v1/generate", json=DRAW)
+        assert answer.status_code == 422
+        assert answer.json() == {
+            "error": "picture: refused by the content rules",
+            "rule": "unsafe_image",
+        }
+        prompt = client.post("/v1/generate", json=DRAW | {"prompt": "p0rn"})
+        assert prompt.json()["error"] == "prompt: refused by the content rules"
+        text = client.get("/metrics").text
+    assert 'lora_safety_blocks_total{rule="unsafe_image"} 1.0' in text
+    assert 'lora_safety_blocks_total{rule="sexual"} 1.0' in text
+
+
+def test_without_the_filters_model_nothing_is_served(catalog_dsn: str, tmp_path: Path) -> None:
+    guard = functools.partial(output_guard, without_weights(), Settings())
+    with serving(catalog_dsn, tmp_path, guard, ready=503) as client:
+        ready = client.get("/readyz").json()["error"]
+        assert "the guard can't be loaded" in ready
+        assert "pip install it" in ready
+        answer = client.post("/v1/generate", json=DRAW)
+        assert answer.status_code == 503
+        assert set(answer.json()) == {"error"}
+
+
+def test_with_the_embedded_guard_a_picture_leaves(catalog_dsn: str, tmp_path: Path) -> None:
+    guard = functools.partial(output_guard, EMBEDDED, Settings(threads=1))
+    with serving(catalog_dsn, tmp_path, guard, ready=200) as client:
+        assert client.post("/v1/generate", json=DRAW).json()["image"]
