@@ -20,6 +20,7 @@ from lora_factory.contracts.evaluation import EvaluationReport
 from lora_factory.contracts.manifest import Kind, Manifest
 from lora_factory.contracts.run import MORE_EPOCHS, STAGES, RunConf
 from lora_factory.contracts.settings import Settings
+from lora_factory.crawl.hosts import HostRules
 from lora_factory.errors import ArtifactError, SpecError
 from lora_factory.models.profiles import load_profile
 from lora_factory.store.artifacts import ArtifactStore, open_store
@@ -195,6 +196,7 @@ def _check_source(conf: RunConf, settings: Settings) -> None:
             msg = f"folder {conf.folder!r} is not offered here; offered: {offered}"
             raise SpecError(msg)
         return
+    rules = HostRules(settings.crawl_hosts, public=settings.crawl_public)
     for seed in conf.seeds:
         try:
             parts = urlsplit(seed)
@@ -203,8 +205,9 @@ def _check_source(conf: RunConf, settings: Settings) -> None:
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             msg = f"seed {seed!r} is no http(s) URL; correct it"
             raise SpecError(msg)
-        if not {parts.netloc.rpartition("@")[2], parts.hostname} & set(settings.crawl_hosts):
-            allowed = ", ".join(settings.crawl_hosts) or "none (set LORA_FACTORY_CRAWL_HOSTS)"
+        if not rules.allows(seed):
+            web = "the public web, " if settings.crawl_public else ""
+            allowed = web + (", ".join(settings.crawl_hosts) or "LORA_FACTORY_CRAWL_HOSTS is empty")
             msg = f"seed host {parts.hostname} may not be crawled here; allowed: {allowed}"
             raise SpecError(msg)
 

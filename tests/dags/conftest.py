@@ -50,6 +50,7 @@ def factory(tmp_path: Path, airflow_db: None) -> Factory:
         "LORA_FACTORY_SCRATCH": str(tmp_path / "scratch"),
         "LORA_FACTORY_FOLDERS": f"pictures={tmp_path}/pictures",
         "LORA_FACTORY_CRAWL_HOSTS": "127.0.0.1:8001",
+        "LORA_FACTORY_CRAWL_PUBLIC": "false",
         "LORA_FACTORY_FAKE_PASS_EPOCHS": "10",
     }
     return Factory(tmp_path, environment)

@@ -31,7 +31,11 @@ class Settings(Contract):
     scratch: Path = Field(Path("~/.cache/lora_factory"), description="Local working folder")
     profiles: Path | None = Field(None, description="Folder with further profile TOML files")
     crawl_hosts: tuple[str, ...] = Field(
-        (), description="host or host:port the crawler may reach; nothing else is reachable"
+        (), description="host or host:port beyond the public web that the crawler may reach"
+    )
+    crawl_public: bool = Field(default=True, description="Whether it may reach the public web")
+    crawl_delay: float = Field(
+        1.0, ge=0, le=3600, description="Least seconds between requests to a host not listed"
     )
     folders: dict[str, Path] = Field(
         default_factory=dict, description="Name → folder that source=folder may read"

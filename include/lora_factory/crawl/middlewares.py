@@ -13,9 +13,9 @@ from protego import Protego
 from scrapy import Request
 from scrapy.exceptions import IgnoreRequest
 from scrapy.http.request import NO_CALLBACK
-from scrapy.resolver import CachingThreadedResolver
-from twisted.internet import defer
-from twisted.internet.error import DNSLookupError
+from scrapy.resolver import CachingHostnameResolver
+from twisted.internet.interfaces import IResolutionReceiver
+from zope.interface import implementer
 
 from lora_factory.crawl import signals
 from lora_factory.crawl.hosts import HostRules
@@ -25,7 +25,16 @@ from lora_factory.crawl.signals import Rule
 log = logging.getLogger(__name__)
 
 HOSTS = "LORA_FACTORY_HOSTS"  # Scrapy setting: Settings.crawl_hosts
+PUBLIC = "LORA_FACTORY_PUBLIC"  # Settings.crawl_public
+DELAY = "LORA_FACTORY_DELAY"  # Settings.crawl_delay
 ROBOTS_BYTES = 500 * 1024  # RFC 9309, 2.5: at least this much is read
+POLITE = 2
+"""Connections at a time to a host that isn't the operator's own."""
+
+
+def host_rules(settings: Any) -> HostRules:
+    """Rules of the deployment, from Scrapy's settings."""
+    return HostRules(settings.getlist(HOSTS), public=settings.getbool(PUBLIC))
 
 
 class Refused(IgnoreRequest):  # type: ignore[misc]
@@ -45,20 +54,22 @@ class HostGuard:
     @classmethod
     def from_crawler(cls, crawler: Any) -> Self:
         """Built by Scrapy."""
-        return cls(HostRules(crawler.settings.getlist(HOSTS)))
+        return cls(host_rules(crawler.settings))
 
     def process_request(self, request: Any) -> None:
         """Raise :class:`Refused` unless the deployment allows the host."""
         if not self._rules.allows(request.url):
             raise Refused(
-                reason="host_not_allowed", detail=f"{urlsplit(request.url).netloc} is not listed"
+                reason="host_not_allowed",
+                detail=f"{urlsplit(request.url).netloc} is neither public nor listed",
             )
 
 
-class AllowedResolver(CachingThreadedResolver):  # type: ignore[misc]
-    """The same list once more where a name becomes an address, whoever asks.
+class GuardedResolver(CachingHostnameResolver):  # type: ignore[misc]
+    """Passes on only addresses that may be connected to, IPv4 and IPv6, whoever asks.
 
-    IPv4 only, as its base.
+    This is where a connection's address is decided, so it holds for redirects, robots.txt and
+    names whose address changes between two looks (rebinding) alike.
     """
 
     rules: HostRules
@@ -67,14 +78,39 @@ class AllowedResolver(CachingThreadedResolver):  # type: ignore[misc]
     def from_crawler(cls, crawler: Any, reactor: Any) -> Self:
         """Built by Scrapy."""
         resolver: Self = super().from_crawler(crawler, reactor)
-        resolver.rules = HostRules(crawler.settings.getlist(HOSTS))
+        resolver.rules = host_rules(crawler.settings)
         return resolver
 
-    def getHostByName(self, name: str, timeout: Any = ()) -> Any:  # noqa: N802 - Twisted's name
-        """Deferred address of an allowed name; DNSLookupError for any other."""
-        if not self.rules.allows_name(name):
-            return defer.fail(DNSLookupError(f"{name} is not an allowed host"))
-        return super().getHostByName(name, timeout)
+    def resolveHostName(  # noqa: N802 - Twisted's name
+        self,
+        resolutionReceiver: Any,  # noqa: N803
+        hostName: str,  # noqa: N803
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Resolve; addresses that are refused never reach the receiver."""
+        receiver = _Sieve(resolutionReceiver, hostName, self.rules)
+        return super().resolveHostName(receiver, hostName, *args, **kwargs)
+
+
+@implementer(IResolutionReceiver)
+class _Sieve:
+    """An address receiver that drops what the rules refuse."""
+
+    def __init__(self, receiver: Any, name: str, rules: HostRules) -> None:
+        self._receiver, self._name, self._rules = receiver, name, rules
+
+    def resolutionBegan(self, resolution: Any) -> None:  # noqa: N802 - Twisted's name
+        self._receiver.resolutionBegan(resolution)
+
+    def addressResolved(self, address: Any) -> None:  # noqa: N802
+        if self._rules.allows_address(self._name, address.host):
+            self._receiver.addressResolved(address)
+        else:
+            log.warning("%s resolves to %s, which is not public", self._name, address.host)
+
+    def resolutionComplete(self) -> None:  # noqa: N802
+        self._receiver.resolutionComplete()
 
 
 @dataclass(frozen=True)
@@ -162,6 +198,9 @@ class SiteRulesMiddleware:
 
     def __init__(self, crawler: Any) -> None:
         self._crawler = crawler
+        self._hosts = host_rules(crawler.settings)
+        self._delay = crawler.settings.getfloat(DELAY)
+        self._token = product_token(crawler.settings["USER_AGENT"])
         self._reader: SiteReader | None = None
 
     @classmethod
@@ -173,8 +212,7 @@ class SiteRulesMiddleware:
     def reader(self) -> SiteReader:
         """Made at the first request: the engine is there by then."""
         if self._reader is None:
-            token = product_token(self._crawler.settings["USER_AGENT"])
-            self._reader = SiteReader(self._crawler.engine, token)
+            self._reader = SiteReader(self._crawler.engine, self._token)
         return self._reader
 
     async def process_request(self, request: Any) -> None:
@@ -186,16 +224,27 @@ class SiteRulesMiddleware:
         rules = await self.reader.site(origin)
         if rules.robots is None:
             raise Refused(reason="robots_disallowed", detail=rules.problem)
-        token = product_token(self._crawler.settings["USER_AGENT"])
-        if not rules.robots.can_fetch(request.url, token):
+        if not rules.robots.can_fetch(request.url, self._token):
             raise Refused(
                 reason="robots_disallowed", detail=f"{origin}/robots.txt closes {parts.path}"
             )
         path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         if evidence := signals.refusal(path, rules.reserved):
             raise Refused(reason="opt_out", detail=evidence)
+        self._be_polite(request, parts.netloc, rules.robots)
         # What a page's own licence link says is asked by the spider, through the same reader.
         request.meta["site_reader"] = self.reader
+
+    def _be_polite(self, request: Any, host: str, robots: Protego) -> None:
+        """Give the host its own queue: robots.txt's Crawl-delay, and the deployment's, hold."""
+        asked = robots.crawl_delay(self._token) or 0.0
+        own = self._hosts.lists(request.url)
+        delay = max(float(asked), 0.0 if own else self._delay)
+        slot = {"delay": delay, "jitter": 0.0}
+        if delay or not own:
+            slot["concurrency"] = 1 if asked else POLITE
+        self._crawler.engine.downloader.per_slot_settings.setdefault(host, slot)
+        request.meta["download_slot"] = host
 
 
 def _in_words(status: int, body: bytes) -> str:

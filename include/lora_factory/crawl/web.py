@@ -35,12 +35,12 @@ def crawl_web(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
         DataError: no seed answered, or no image was kept.
         Interrupted: asked to stop; what was fetched is kept in scratch.
     """
-    rules = HostRules(ctx.settings.crawl_hosts)
+    rules = HostRules(ctx.settings.crawl_hosts, public=ctx.settings.crawl_public)
     if not spec.seeds:
         msg = "source=web needs at least one URL in seeds"
         raise SpecError(msg)
     if not any(rules.allows(canonical_url(seed) or "") for seed in spec.seeds):
-        cause = "host_not_allowed, add its host to LORA_FACTORY_CRAWL_HOSTS"
+        cause = "host_not_allowed, neither public nor in LORA_FACTORY_CRAWL_HOSTS"
         raise _unreachable(dict.fromkeys(spec.seeds, cause))
     limit_threads(ctx.settings)
     classifier = topic_classifier(load_profile(spec.profile, ctx.settings))
@@ -115,13 +115,15 @@ def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
     room = "lora_factory.crawl"
     return {
         "LORA_FACTORY_HOSTS": list(settings.crawl_hosts),
+        "LORA_FACTORY_PUBLIC": settings.crawl_public,
+        "LORA_FACTORY_DELAY": settings.crawl_delay,
         "USER_AGENT": settings.user_agent,
         "DOWNLOADER_MIDDLEWARES": {
             f"{room}.middlewares.HostGuard": 10,
             f"{room}.middlewares.SiteRulesMiddleware": 100,
         },
         "ITEM_PIPELINES": {f"{room}.pipelines.LedgerPipeline": 100},
-        "TWISTED_DNS_RESOLVER": f"{room}.middlewares.AllowedResolver",
+        "TWISTED_DNS_RESOLVER": f"{room}.middlewares.GuardedResolver",
         "DOWNLOAD_HANDLERS": dict.fromkeys(("data", "file", "ftp", "s3")),
         "EXTENSIONS": {
             "scrapy.extensions.telnet.TelnetConsole": None,

@@ -113,6 +113,7 @@ class Deployment:
             "LORA_FACTORY_THREADS": "1",
             "LORA_FACTORY_CATALOG": catalog,
             "LORA_FACTORY_CRAWL_HOSTS": f"127.0.0.1:{self._site_port}",
+            "LORA_FACTORY_CRAWL_PUBLIC": "false",  # the demo leaves this machine alone
             "LORA_FACTORY_FOLDERS": folders,
             "LORA_FACTORY_SERVE_URL": self.serve_url,
             "LORA_FACTORY_SERVE_TOKEN": self._secrets["serve_token"],

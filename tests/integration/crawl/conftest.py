@@ -21,7 +21,10 @@ def new_crawl(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Crawl]:
     def make(
         *, hosts: list[str] | None = None, folders: dict[str, Path] | None = None, **spec: Any
     ) -> Crawl:
-        environment = {"LORA_FACTORY_CRAWL_HOSTS": ",".join(hosts or [])}
+        environment = {
+            "LORA_FACTORY_CRAWL_HOSTS": ",".join(hosts or []),
+            "LORA_FACTORY_CRAWL_PUBLIC": "false",
+        }
         if folders:
             pairs = (f"{name}={path}" for name, path in folders.items())
             environment["LORA_FACTORY_FOLDERS"] = ",".join(pairs)

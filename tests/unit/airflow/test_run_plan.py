@@ -47,6 +47,7 @@ def settings(tmp_path: Path) -> Settings:
         "scratch": tmp_path / "scratch",
         "folders": {"pictures": tmp_path},
         "crawl_hosts": ("127.0.0.1:8001", "example.org"),
+        "crawl_public": False,
     })
 
 

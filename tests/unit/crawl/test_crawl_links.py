@@ -105,7 +105,7 @@ def test_better_parents_and_more_words_score_higher() -> None:
 
 
 def test_allowed_hosts() -> None:
-    rules = HostRules(["gallery.example", "127.0.0.1:8800"])
+    rules = HostRules(["gallery.example", "127.0.0.1:8800"], public=False)
     assert rules.allows("http://gallery.example/x")
     assert rules.allows("https://GALLERY.example./x")
     assert rules.allows("http://127.0.0.1:8800/")
@@ -127,13 +127,13 @@ def test_allowed_hosts() -> None:
 
 
 def test_a_port_80_entry_does_not_open_443() -> None:
-    assert not HostRules(["h.example:80"]).allows("https://h.example/")
+    assert not HostRules(["h.example:80"], public=False).allows("https://h.example/")
 
 
 @pytest.mark.parametrize("entries", [[], ["http://h.example/"], ["a b:c"], ["h.example:x"], [""]])
 def test_unusable_host_lists_name_the_variable(entries: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="LORA_FACTORY_CRAWL_HOSTS"):
-        HostRules(entries)
+        HostRules(entries, public=False)
 
 
 @given(st.text(max_size=40))

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from scrapy import Request
 from scrapy.http import HtmlResponse, Response
+from scrapy.resolver import dnscache
 from scrapy.settings import Settings
 from scrapy.utils.request import RequestFingerprinter
-from twisted.internet.error import DNSLookupError
+from twisted.internet.address import IPv4Address, IPv6Address
 
 from lora_factory.contracts.settings import Settings as Deployment
 from lora_factory.contracts.stage import StageContext
 from lora_factory.crawl.cache import ResponseCache
 from lora_factory.crawl.middlewares import (
-    AllowedResolver,
+    GuardedResolver,
     HostGuard,
     Refused,
     SiteRulesMiddleware,
@@ -33,7 +34,10 @@ def test_guard_refuses_every_other_host() -> None:
     with pytest.raises(Refused) as refused:
         guard.process_request(Request("http://127.0.0.1:8801/"))
     assert refused.value.reason == "host_not_allowed"
-    assert explain(refused.value) == ("host_not_allowed", "127.0.0.1:8801 is not listed")
+    assert explain(refused.value) == (
+        "host_not_allowed",
+        "127.0.0.1:8801 is neither public nor listed",
+    )
 
 
 def test_guard_without_hosts_is_not_built() -> None:
@@ -41,11 +45,68 @@ def test_guard_without_hosts_is_not_built() -> None:
         HostGuard.from_crawler(SimpleNamespace(settings=Settings()))
 
 
-def test_resolver_looks_up_allowed_names_only() -> None:
-    resolver = AllowedResolver.from_crawler(SimpleNamespace(settings=HOSTS), reactor=None)
-    failures: list[Any] = []
-    resolver.getHostByName("metadata.internal").addErrback(failures.append)
-    assert isinstance(failures[0].value, DNSLookupError)
+class Receiver:
+    """Collects what it is told of."""
+
+    def __init__(self) -> None:
+        self.addresses: list[str] = []
+        self.complete = False
+
+    def resolutionBegan(self, resolution: Any) -> None: ...  # noqa: N802
+
+    def addressResolved(self, address: Any) -> None:  # noqa: N802
+        self.addresses.append(address.host)
+
+    def resolutionComplete(self) -> None:  # noqa: N802
+        self.complete = True
+
+
+class Names:
+    """A name server that answers with what it is given."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    def resolveHostName(self, receiver: Any, name: str, port: int = 0, *rest: Any) -> Any:  # noqa: N802
+        receiver.resolutionBegan(None)
+        for address in self.addresses:
+            kind = IPv6Address if ":" in address else IPv4Address
+            receiver.addressResolved(kind("TCP", address, port))
+        receiver.resolutionComplete()
+
+
+def resolved(name: str, *addresses: str, public: bool = True) -> list[str]:
+    """Which of the addresses a name has get through."""
+    settings = Settings(HOSTS.copy_to_dict() | {"LORA_FACTORY_PUBLIC": public})
+    crawler = SimpleNamespace(settings=settings)
+    reactor = SimpleNamespace(nameResolver=Names(*addresses))
+    resolver = GuardedResolver.from_crawler(crawler, reactor)
+    receiver = Receiver()
+    dnscache.clear()
+    resolver.resolveHostName(receiver, name, 80)
+    assert receiver.complete
+    return receiver.addresses
+
+
+def test_resolver_passes_on_public_addresses_only() -> None:
+    found = resolved(
+        "gallery.test", "127.0.0.1", "93.184.216.34", "::1", "2606:2800::1", "10.0.0.1"
+    )
+    assert found == ["93.184.216.34", "2606:2800::1"]
+
+
+def test_a_listed_name_may_be_anywhere() -> None:
+    assert resolved("gallery.example", "10.0.0.1", "93.184.216.34") == ["10.0.0.1", "93.184.216.34"]
+
+
+def test_without_the_public_web_only_listed_names_are_resolved() -> None:
+    assert resolved("gallery.test", "93.184.216.34", public=False) == []
+    assert resolved("metadata.internal", "93.184.216.34") == []
+
+
+def test_rebinding_gains_nothing_from_the_cache() -> None:
+    assert resolved("gallery.test", "93.184.216.34") == ["93.184.216.34"]
+    assert resolved("gallery.test", "127.0.0.1") == []
 
 
 class Engine:
@@ -53,6 +114,7 @@ class Engine:
 
     def __init__(self, answer: Response | Exception) -> None:
         self.answer, self.asked = answer, 0
+        self.downloader = SimpleNamespace(per_slot_settings={})
 
     async def download_async(self, request: Request) -> Response:
         await asyncio.sleep(0)
@@ -67,7 +129,8 @@ class Engine:
 def closed(answer: Response | Exception, *paths: str) -> tuple[list[str], int]:
     """Which of the paths robots.txt closes to us, and how often it was fetched."""
     engine = Engine(answer)
-    settings = Settings({"USER_AGENT": "LoRAFactoryBot/0.1 (+https://example.org)"})
+    agent = "LoRAFactoryBot/0.1 (+https://example.org)"
+    settings = Settings({"USER_AGENT": agent, "LORA_FACTORY_PUBLIC": True})
     middleware = SiteRulesMiddleware.from_crawler(SimpleNamespace(settings=settings, engine=engine))
 
     async def ask(path: str) -> str | None:
@@ -81,6 +144,29 @@ def closed(answer: Response | Exception, *paths: str) -> tuple[list[str], int]:
         return await asyncio.gather(*(ask(path) for path in paths))
 
     return [path for path in asyncio.run(ask_all()) if path], engine.asked
+
+
+def slot_of(body: bytes, **settings: Any) -> dict[str, Any]:
+    """The queue that a host with this robots.txt gets."""
+    engine = Engine(robots(200, body))
+    values = {"USER_AGENT": "LoRAFactoryBot/0.1", "LORA_FACTORY_PUBLIC": True, **settings}
+    crawler = SimpleNamespace(settings=Settings(values), engine=engine)
+    request = Request("http://gallery.example/a")
+    asyncio.run(SiteRulesMiddleware.from_crawler(crawler).process_request(request))
+    slots: dict[str, dict[str, Any]] = engine.downloader.per_slot_settings
+    return slots[request.meta["download_slot"]]
+
+
+def test_crawl_delay_is_honoured() -> None:
+    body = b"User-agent: *\nCrawl-delay: 7\n"
+    assert slot_of(body, LORA_FACTORY_DELAY=1) == {"delay": 7.0, "jitter": 0.0, "concurrency": 1}
+    assert slot_of(body, LORA_FACTORY_HOSTS=["gallery.example"])["delay"] == 7.0
+
+
+def test_other_hosts_get_the_deployments_delay_and_listed_ones_none() -> None:
+    assert slot_of(b"", LORA_FACTORY_DELAY=1.5) == {"delay": 1.5, "jitter": 0.0, "concurrency": 2}
+    listed = slot_of(b"", LORA_FACTORY_DELAY=1.5, LORA_FACTORY_HOSTS=["gallery.example"])
+    assert listed == {"delay": 0.0, "jitter": 0.0}
 
 
 def robots(status: int, body: bytes = b"") -> Response:
