@@ -129,13 +129,33 @@ class HardGate(Contract):
     detail: str = ""
 
 
-class Advice(Contract):
-    """What the next attempt should do differently (``advice.json``)."""
+class ItemAdvice(Contract):
+    """What to do with one image of the dataset, and why."""
 
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Names the item, as in every record")
+    do: Literal["drop", "recaption"]
+    reason: Literal["caption_mismatch", "off_style", "copied"]
+    text: str = Field("", max_length=500, description="New caption (recaption)")
+    detail: str = Field("", max_length=500, description="What was seen, in words")
+
+
+class Advice(Contract):
+    """What the next attempt should do differently (``advice.json``).
+
+    Scales are of what the tuner would choose unadvised. Advice holds from then on: what an
+    attempt advises includes what it followed itself, since each attempt starts from the raw
+    data again.
+    """
+
+    items: tuple[ItemAdvice, ...] = Field((), description="Images to drop or to caption anew")
     drop_alignment_percentile: float = Field(0.0, ge=0, le=50, description="Worst share to drop, %")
-    recaption: bool = False
+    recaption: bool = Field(default=False, description="Compose the poorest captions anew")
     rank_scale: float = Field(1.0, gt=0, le=4)
     learning_rate_scale: float = Field(1.0, gt=0, le=4)
+    steps_scale: float = Field(1.0, gt=0, le=4, description="Of steps (and epochs)")
+    weight_decay: float | None = Field(
+        None, ge=0, le=1, description="Regularisation; None: the tuner's"
+    )
     reasons: tuple[str, ...] = ()
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from lora_factory.contracts.base import Contract, StageReport
+from lora_factory.contracts.evaluation import Advice
 from lora_factory.contracts.records import Domain
 
 
@@ -44,15 +45,18 @@ class TrainPlan(Contract):
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     ema_decay: float = Field(0.98, ge=0, lt=1, description="Of the LoRA weights; 0: none")
     min_snr_gamma: float | None = Field(None, gt=0, description="Min-SNR weighting; None: none")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's, decoupled from the loss")
     seed: int = 0
     measurements: Measurements
     reasons: dict[str, str] = Field(default_factory=dict, description="Field → why this value")
+    advice: Advice = Field(Advice(), description="That this plan (and its dataset) follows")
 
 
 class TuneReport(StageReport):
     """Stats of a plan artifact."""
 
     plan: TrainPlan
+    followed_advice: tuple[str, ...] = Field((), description="Each change that advice made")
 
 
 class TrainReport(StageReport):
@@ -75,3 +79,4 @@ class TrainReport(StageReport):
     peak_memory_mb: float = Field(ge=0)
     stopped_by: Literal["steps", "overfit", "time"] = "steps"
     checkpoints: tuple[str, ...] = ()
+    advice: Advice = Field(Advice(), description="That this LoRA's data and plan followed")

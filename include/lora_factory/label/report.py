@@ -38,3 +38,4 @@ class LabelReport(StageReport):
     split_by_page: bool
     resolution: int
     scorer: str
+    followed_advice: tuple[str, ...] = Field((), description="Each change that advice made")

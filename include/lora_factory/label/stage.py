@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_factory.contracts.base import Counts
+from lora_factory.contracts.evaluation import Advice
 from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.records import (
     AuditRecord,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KIND: Kind = "dataset"
-VERSION = 1
+VERSION = 2
 SPEC = LabelSpec
 POOR_PERCENTILE = 25.0
 """Alignment under this percentile is poor, where the scorer can be believed at all."""
@@ -115,10 +116,19 @@ def run(spec: LabelSpec, ctx: StageContext) -> LabelReport:
         "trigger_given": spec.trigger is not None,
         "trigger_tokens": tokens,
         "scorer": scorer.name,
+        "followed_advice": followed_advice(advice, words),
     }
     report = _report(items, labelled, words, parts, info, about)
     _tell(report)
     return report
+
+
+def followed_advice(advice: Advice, words: Words) -> tuple[str, ...]:
+    """What advice changed here, for the report (single images are sanitize's)."""
+    if not advice.recaption:
+        return ()
+    made = words.sources.count("composed")
+    return (f"composed {made} of {len(words.sources)} captions anew, where the text was poor",)
 
 
 def _check_labeler(profile: Profile) -> None:
@@ -334,6 +344,8 @@ def _report(
 
 
 def _tell(report: LabelReport) -> None:
+    for change in report.followed_advice:
+        log.info("followed advice: %s", change)
     log.info(
         "trigger %r, style %s (%s), theme %s; %d train, %d validation; keywords %s",
         report.trigger,

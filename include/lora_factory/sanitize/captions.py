@@ -42,6 +42,12 @@ def found_caption(record: RawRecord) -> Caption | None:
     return None
 
 
+def advised_caption(text: str) -> Caption | None:
+    """A caption that advice gives, repaired as any text from outside; None: unusable."""
+    repaired = repair(text)
+    return Caption(repaired.text, "composed", repaired.steps) if usable(repaired.text) else None
+
+
 def candidates(record: RawRecord, vocabulary: Sequence[str]) -> list[str]:
     """What a composed caption may be: file name, nearby text, title, vocabulary."""
     short = [text for text in sentences(record.nearby) if len(text.split()) <= MAX_WORDS]

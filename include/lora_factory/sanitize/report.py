@@ -15,7 +15,8 @@ class SanitizeReport(StageReport):
     ``animated``, ``missing_file`` (bytes); ``too_small``, ``extreme_aspect``, ``uniform``,
     ``too_dark``, ``too_light``, ``blurred`` (picture); ``exact_duplicate``,
     ``near_duplicate`` (perceptual), ``semantic_duplicate`` (embeddings);
-    ``below_alignment_floor``, ``worst_alignment`` (scorer).
+    ``below_alignment_floor``, ``worst_alignment`` (scorer); ``advised_caption_mismatch``,
+    ``advised_off_style``, ``advised_copied`` (named by the advice of the evaluation before).
     """
 
     replayed: int = Field(0, ge=0, description="Kept images that come from the previous dataset")
@@ -28,3 +29,4 @@ class SanitizeReport(StageReport):
     alignment_note: str = Field("", description="Whether alignment was acted on, and why not")
     median_side: int = Field(0, ge=0, description="Shorter side of kept images, pixels")
     scorer: str = ""
+    followed_advice: tuple[str, ...] = Field((), description="Each change that advice made")

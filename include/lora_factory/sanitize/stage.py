@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lora_factory.contracts.base import Counts
+from lora_factory.contracts.evaluation import Advice
 from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.records import AuditRecord, CleanRecord, write_jsonl
 from lora_factory.contracts.specs import SanitizeSpec
@@ -24,6 +25,7 @@ from lora_factory.imaging.agreement import Agreement, agreement
 from lora_factory.imaging.hashes import Fingerprints
 from lora_factory.models.loaders import image_text_scorer, limit_threads, text_embedder
 from lora_factory.models.profiles import load_profile
+from lora_factory.sanitize.advised import advised_away, advised_captions, followed_advice
 from lora_factory.sanitize.captions import (
     Caption,
     candidates,
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KIND: Kind = "clean"
-VERSION = 1
+VERSION = 2
 SPEC = SanitizeSpec
 CHUNK = 512  # pictures in memory at a time
 
@@ -89,15 +91,16 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
     """
     audit: list[AuditRecord] = []
     found = sources(ctx)
-    items = check(found, spec, ctx, audit)
+    advice = read_advice(ctx)
+    items = advised_away(check(found, spec, ctx, audit), advice, audit)
     _enough(items, found, audit, ctx)
     limit_threads(ctx.settings)
     profile = load_profile(spec.profile, ctx.settings)
     models = Models(image_text_scorer(profile), text_embedder(profile))
-    scored = _score(items, models, ctx)
+    scored = _score(items, models, advised_captions(items, advice), ctx)
     ctx.check_stop()
     gone = _drop_copies(scored, models, spec, audit)
-    percentile, note = _drop_unaligned(scored, gone, spec, ctx, audit)
+    percentile, note = _drop_unaligned(scored, gone, spec, advice, audit)
     kept = [index for index in range(len(items)) if index not in gone]
     _enough([items[index] for index in kept], found, audit, ctx)
     _write(scored, kept, audit, ctx)
@@ -105,6 +108,9 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
         seen=len(found), kept=len(kept), dropped=dict(Counter(line.reason for line in audit))
     )
     captions = [scored.captions[index] for index in kept]
+    followed = followed_advice(advice, [item.record.sha256 for item in items], audit, note)
+    for change in followed:
+        log.info("followed advice: %s", change)
     return SanitizeReport(
         counts=counts,
         replayed=sum(items[index].replayed for index in kept),
@@ -115,19 +121,26 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
         alignment_note=note,
         median_side=int(median(_side(items[index]) for index in kept)),
         scorer=models.scorer.name,
+        followed_advice=followed,
     )
 
 
-def _score(items: list[Item], models: Models, ctx: StageContext) -> Scored:
-    """Embed the pictures, choose or compose a caption for each, and compare the two."""
+def _score(
+    items: list[Item], models: Models, advised: Mapping[str, Caption], ctx: StageContext
+) -> Scored:
+    """Embed the pictures, choose or compose a caption for each, and compare the two.
+
+    ``advised``: sha256 → caption that stands in for the one found.
+    """
     parts = []
     for start in range(0, len(items), CHUNK):
         ctx.check_stop()
         parts.append(models.scorer.embed_images(open_images(items[start : start + CHUNK])))
     images = np.concatenate(parts)
-    found = [found_caption(item.record) for item in items]
-    told = [index for index, caption in enumerate(found) if caption is not None]
-    texts = models.scorer.embed_texts([c.text for c in found if c is not None])
+    found = [advised.get(item.record.sha256) or found_caption(item.record) for item in items]
+    # What a scorer chose says nothing of how well the scorer reads what people wrote.
+    told = [i for i, caption in enumerate(found) if caption and caption.source != "composed"]
+    texts = models.scorer.embed_texts([c.text for i in told if (c := found[i]) is not None])
     agreed = agreement(images[told], texts)
     captions = _captions(items, found, images, models.scorer, trusted=agreed.trusted)
     vectors = models.scorer.embed_texts([caption.text for caption in captions])
@@ -204,10 +217,10 @@ def _worth(scored: Scored, index: int) -> tuple[bool, int, int, bool, float, str
 
 
 def _drop_unaligned(
-    scored: Scored, gone: set[int], spec: SanitizeSpec, ctx: StageContext, audit: list[AuditRecord]
+    scored: Scored, gone: set[int], spec: SanitizeSpec, advice: Advice, audit: list[AuditRecord]
 ) -> tuple[float, str]:
     """Add pairs that don't belong together to ``gone``; returns the percentile and a note."""
-    percentile = max(spec.alignment_percentile, read_advice(ctx).drop_alignment_percentile)
+    percentile = max(spec.alignment_percentile, advice.drop_alignment_percentile)
     if not scored.agreement.trusted:
         note = (
             f"the scorer can't tell real pairs from shuffled ones here (AUC from "

@@ -84,7 +84,9 @@ class LoRATrainer:
 
         self._plan, self._base, self._ctx, self._data = plan, base, ctx, data
         self._parameters = list(parameters)
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=plan.learning_rate, betas=BETAS)
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=plan.learning_rate, betas=BETAS, weight_decay=plan.weight_decay
+        )
         self._scaler = torch.amp.GradScaler(base.device, enabled=plan.mixed_precision == "fp16")
         self._average = [weight.detach().clone() for weight in self._parameters]
         self._best = [weight.clone() for weight in self._average]

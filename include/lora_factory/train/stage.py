@@ -97,6 +97,7 @@ def run(spec: TrainSpec, ctx: StageContext) -> TrainReport:
         peak_memory_mb=peak_memory_mb(base.device),
         stopped_by=outcome.stopped_by,
         checkpoints=checkpoints,
+        advice=plan.advice,
     )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KIND: Kind = "plan"
-VERSION = 1
+VERSION = 2
 SPEC = TuneSpec
 WARMUP_SHARE = 0.05
 
@@ -54,7 +54,13 @@ def run(spec: TuneSpec, ctx: StageContext) -> TuneReport:
     for field, reason in plan.reasons.items():
         log.info("%s = %s: %s", field, getattr(plan, field), reason)
     (ctx.out / "plan.json").write_text(plan.model_dump_json(indent=1), encoding="utf-8")
-    return TuneReport(counts=Counts(seen=dataset.size, kept=dataset.size), plan=plan)
+    for change in tuner.followed:
+        log.info("followed advice: %s", change)
+    return TuneReport(
+        counts=Counts(seen=dataset.size, kept=dataset.size),
+        plan=plan,
+        followed_advice=tuple(tuner.followed),
+    )
 
 
 def recommend_config(spec: TuneSpec, tuner: LoRATuner, base: DiffusionBase) -> TrainPlan:
@@ -86,9 +92,11 @@ def recommend_config(spec: TuneSpec, tuner: LoRATuner, base: DiffusionBase) -> T
         resolution=entry.resolution,
         caption_dropout=tuner.calculate_caption_dropout(),
         mixed_precision=best_precision(base.device),
+        weight_decay=tuner.calculate_weight_decay(),
         seed=spec.seed,
         measurements=_measurements(dataset, cost),
         reasons=reasons,
+        advice=tuner.advice,
     )
 
 

@@ -2,6 +2,7 @@
 
 Names and constants are the article's. Each method leaves in ``reasons`` why its value is
 what it is; limits of the base (``max_rank``, its own targets and rate) are part of it.
+What advice changed is in ``followed`` besides.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lora_factory.tune.measure import DatasetMeasures
 
 MIN_RANK, MAX_RANK = 4, 128
+HIGHEST_RANK = 256  # TrainPlan.rank
 TARGETS: dict[Domain, tuple[str, ...]] = {
     "art": ("to_k", "to_v", "to_q", "to_out.0"),
     "photo": ("proj_in", "proj_out", "conv"),
@@ -25,6 +27,7 @@ TARGETS: dict[Domain, tuple[str, ...]] = {
 BATCH = 16  # large enough for a steady gradient, small enough for many steps on a CPU
 EPOCH_IMAGES = 300  # small sets are repeated to at least this many images an epoch
 CAPTION_DROPOUT = 0.2
+WEIGHT_DECAY = 0.01
 TIME_SHARE = 0.8  # of the time allowed; the rest is caches, probes and checkpoints
 
 
@@ -36,22 +39,30 @@ class LoRATuner:
         self.entry = entry
         self.advice = advice
         self.reasons: dict[str, str] = {}
+        self.followed: list[str] = []
 
     def calculate_rank(self) -> int:
-        """clamp(4, 128, int(100 · (0.7 · semantic + 0.3 · visual))), ≤ max_rank, × advice."""
+        """clamp(4, 128, int(100 · (0.7 · semantic + 0.3 · visual))), ≤ max_rank, × advice.
+
+        ``max_rank`` of the base bounds where attempts start, not where advice may lead: that
+        is ``rank_limit``. Else advice to raise a rank that is at its cap would do nothing.
+        """
         data = self.dataset
         complexity = data.semantic_diversity * 0.7 + data.visual_variance * 0.3
         rank = max(MIN_RANK, min(MAX_RANK, int(complexity * 100)))
         limited = min(rank, self.entry.max_rank)
-        scaled = max(1, min(round(limited * self.advice.rank_scale), self.entry.max_rank))
+        scale, bound = self.advice.rank_scale, limit_of_rank(self.entry)
+        scaled = limited if scale == 1 else max(1, min(round(limited * scale), bound))
         reason = (
             f"complexity {complexity:.2f} = 0.7 × {data.semantic_diversity:.2f} "
             f"+ 0.3 × {data.visual_variance:.2f} gives {rank}"
         )
         if limited != rank:
-            reason += f"; this base takes at most {limited}"
-        if scaled != limited:
-            reason += f"; advice × {self.advice.rank_scale:g} gives {scaled}"
+            reason += f"; this base starts with at most {limited}"
+        if scale != 1:
+            reason += f"; advice × {scale:g} gives {scaled}"
+            reason += f" (at most {bound} here)" if scaled == bound else ""
+            self.followed.append(f"rank {scaled} instead of {limited} (× {scale:g})")
         self.reasons["rank"] = reason
         return scaled
 
@@ -87,9 +98,26 @@ class LoRATuner:
         self.reasons["learning_rate"] = (
             f"{self.entry.learning_rate:g} of the base × {growth:.2f} by size"
         )
-        if self.advice.learning_rate_scale != 1:
-            self.reasons["learning_rate"] += f" × {self.advice.learning_rate_scale:g} by advice"
-        return min(max(rate, 1e-6), 0.1)
+        rate = min(max(rate, 1e-6), 0.1)
+        scale = self.advice.learning_rate_scale
+        if scale != 1:
+            self.reasons["learning_rate"] += f" × {scale:g} by advice"
+            self.followed.append(f"learning rate {rate:g} (× {scale:g})")
+        return rate
+
+    def calculate_weight_decay(self) -> float:
+        """0.01, AdamW's usual; more where advice finds the LoRA copying or straying.
+
+        Decoupled decay shrinks the LoRA's change by about exp(−decay × Σ learning rates), a
+        few to some tens of per cent over a training.
+        """
+        advised = self.advice.weight_decay
+        if advised is None:
+            self.reasons["weight_decay"] = "AdamW's usual"
+            return WEIGHT_DECAY
+        self.reasons["weight_decay"] = f"by advice, instead of {WEIGHT_DECAY:g}"
+        self.followed.append(f"weight decay {advised:g} instead of {WEIGHT_DECAY:g}")
+        return advised
 
     def calculate_batch_size(self) -> int:
         """The largest power of two ≤ 16 that the training set fills at least twice."""
@@ -126,12 +154,22 @@ class LoRATuner:
     def calculate_steps(
         self, epochs: int, images_per_step: int, seconds_per_image: float, max_minutes: float
     ) -> int:
-        """epochs × repeats × size / images a step, within the time allowed."""
+        """epochs × repeats × size / images a step × advice, within the time allowed."""
         per_epoch = math.ceil(self.dataset.size * self.calculate_repeats() / images_per_step)
         steps = epochs * per_epoch
         affordable = int(max_minutes * 60 * TIME_SHARE / (seconds_per_image * images_per_step))
         self.reasons["steps"] = f"{epochs} epochs of {per_epoch} steps"
+        scale = self.advice.steps_scale
+        if scale != 1:
+            plain, steps = steps, max(1, round(steps * scale))
+            self.reasons["steps"] += f" × {scale:g} by advice"
+            self.followed.append(f"{steps} steps instead of {plain} (× {scale:g})")
         if affordable < steps:
             steps = max(1, affordable)
             self.reasons["steps"] += f", cut to the {max_minutes:g} minutes allowed"
         return steps
+
+
+def limit_of_rank(entry: BaseEntry) -> int:
+    """The highest rank that advice may lead to on this base."""
+    return entry.rank_limit or min(2 * entry.max_rank, HIGHEST_RANK)

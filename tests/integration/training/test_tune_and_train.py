@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_factory.contracts.evaluation import Advice
 from lora_factory.contracts.manifest import Kind, Manifest
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.stage import LocalArtifact
@@ -54,8 +55,12 @@ def test_a_dataset_becomes_a_plan_and_a_lora(settings: Settings, dataset: str) -
     assert 0 < plan.measurements.seconds_per_image < 5
     trained = run_stage("train", {"dataset": dataset, "plan": tuned.manifest_uri}, settings)
     found = manifest(settings, trained.manifest_uri)
-    assert {file.path for file in found.files} == {"lora.safetensors", "training.jsonl", "loss.png"}
-    assert TrainReport.model_validate(found.stats).steps == plan.steps
+    report = TrainReport.model_validate(found.stats)
+    assert report.steps == plan.steps
+    assert {file.path for file in found.files} == {
+        *("lora.safetensors", "training.jsonl", "loss.png"),
+        *report.checkpoints,
+    }
     again = run_stage("train", {"dataset": dataset, "plan": tuned.manifest_uri}, settings)
     assert again.reused
 
@@ -65,17 +70,22 @@ def test_advice_changes_the_plan(settings: Settings, dataset: str, tmp_path: Pat
 
     folder = tmp_path / "evaluation"
     folder.mkdir()
-    (folder / "advice.json").write_text('{"rank_scale": 0.1, "learning_rate_scale": 0.5}')
+    asked = Advice(rank_scale=2, learning_rate_scale=0.5, steps_scale=1.5, weight_decay=0.2)
+    (folder / "advice.json").write_text(asked.model_dump_json())
     advice = commit(settings, artifact(folder, "evaluation"), "evaluation")
-    spec = {"dataset": dataset, "epochs": 1, "max_minutes": 0.05}
-    plans = [
+    spec = {"dataset": dataset, "epochs": 1}
+    plain, advised = (
         TuneReport.model_validate(
             manifest(settings, run_stage("tune", spec | more, settings).manifest_uri).stats
-        ).plan
+        )
         for more in ({}, {"advice": advice})
-    ]
-    assert plans[1].rank < 10
-    assert plans[1].learning_rate == pytest.approx(plans[0].learning_rate / 2, rel=0.01)
+    )
+    assert advised.plan.rank == 2 * plain.plan.rank == 32  # above where this base starts
+    assert advised.plan.learning_rate == pytest.approx(plain.plan.learning_rate / 2, rel=0.01)
+    assert advised.plan.steps == round(1.5 * plain.plan.steps)
+    assert (plain.plan.weight_decay, advised.plan.weight_decay) == (0.01, 0.2)
+    assert (plain.followed_advice, len(advised.followed_advice)) == ((), 4)
+    assert advised.plan.advice == asked
 
 
 def test_a_base_without_weights_stops_at_tuning(

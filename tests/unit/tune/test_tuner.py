@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from lora_factory.contracts.evaluation import Advice
 from lora_factory.contracts.records import Domain
-from lora_factory.models.profiles import BaseEntry
+from lora_factory.contracts.settings import Settings
+from lora_factory.models.profiles import BaseEntry, load_profile
 from lora_factory.tune.measure import DatasetMeasures
 from lora_factory.tune.tuner import LoRATuner
 
@@ -53,10 +54,42 @@ def test_rank_follows_advice_and_stays_within_the_base() -> None:
     assert made.calculate_rank() == 32
     assert made.reasons["rank"] == (
         "complexity 1.00 = 0.7 × 1.00 + 0.3 × 1.00 gives 100; "
-        "this base takes at most 64; advice × 0.5 gives 32"
+        "this base starts with at most 64; advice × 0.5 gives 32"
     )
+    assert made.followed == ["rank 32 instead of 64 (× 0.5)"]
     assert tuner(advice=Advice(rank_scale=0.1)).calculate_rank() == 5
-    assert tuner(advice=Advice(rank_scale=4), max_rank=64).calculate_rank() == 64
+
+
+@pytest.mark.parametrize(
+    ("max_rank", "limit", "rank"), [(64, None, 75), (16, None, 24), (16, 20, 20), (200, None, 75)]
+)
+def test_advice_may_raise_a_rank_above_where_attempts_start(
+    max_rank: int, limit: int | None, rank: int
+) -> None:
+    made = tuner(advice=Advice(rank_scale=1.5), max_rank=max_rank, rank_limit=limit)
+    assert made.calculate_rank() == rank  # unadvised: 50, or max_rank
+    assert ("at most 20 here" in made.reasons["rank"]) == (limit == 20)
+
+
+def test_the_embedded_bases_cap_lets_advice_through() -> None:
+    entry = load_profile("embedded", Settings()).base(None, "art")
+    data = DatasetMeasures(100, 0.7, 0.5, "art", 64)
+    ranks = [
+        LoRATuner(data, entry, Advice(rank_scale=scale)).calculate_rank() for scale in (1, 1.5, 4)
+    ]
+    assert ranks == [16, 24, 64]
+
+
+def test_steps_and_weight_decay_follow_advice() -> None:
+    plain, advised = tuner(), tuner(advice=Advice(steps_scale=1.5, weight_decay=0.3))
+    assert plain.calculate_steps(10, 16, 0.01, 600) == 190
+    assert advised.calculate_steps(10, 16, 0.01, 600) == 285
+    assert (plain.calculate_weight_decay(), advised.calculate_weight_decay()) == (0.01, 0.3)
+    assert plain.followed == []
+    assert advised.followed == [
+        "285 steps instead of 190 (× 1.5)",
+        "weight decay 0.3 instead of 0.01",
+    ]
 
 
 @given(
@@ -68,7 +101,7 @@ def test_values_stay_in_the_plans_bounds(
     advice = Advice(rank_scale=scale, learning_rate_scale=scale)
     made = tuner(size=size, semantic=semantic, visual=visual, advice=advice, max_rank=limit)
     rank = made.calculate_rank()
-    assert 1 <= rank <= limit
+    assert 1 <= rank <= min(2 * limit, 256)
     assert made.calculate_alpha(rank) == rank
     assert 0 < made.calculate_lr() < 1
     assert 1 <= made.calculate_batch_size() <= 16
