@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # Called after each denoising step with (steps done, steps in all); False cancels.
 OnStep = Callable[[int, int], bool]
+# n prompts, and each text encoder output's name → n×tokens×d or (pooled) n×d → the same, changed
+# (``guard.bias.projection``).
+TextProjection = Callable[[Sequence[str], "Mapping[str, Tensor]"], "Mapping[str, Tensor]"]
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,13 @@ class DiffusionBase(Protocol):
         guidance: float,
         batch_size: int = 16,
         on_step: OnStep | None = None,
+        text_projection: TextProjection | None = None,
     ) -> list[Image]:
         """Make one image a request, in order, with the active adapter.
 
         The starting noise depends on a request's seed alone (a CPU generator each), not on
-        the batch it is in nor on the device.
+        the batch it is in nor on the device. ``text_projection`` changes what the text encoders
+        say of the prompts (not of the negative ones).
 
         Raises:
             Interrupted: ``on_step`` returned False.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_factory.diffusion.base import GenerationRequest, OnStep
+from lora_factory.diffusion.base import GenerationRequest, OnStep, TextProjection
 from lora_factory.diffusion.lora_file import LoraFile, Pair, read_lora, write_lora
 from lora_factory.errors import Interrupted, ModelError
 from lora_factory.models.loaders import device as best_device
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # config value → modelspec's word
 ENCODE_BATCH = 16
+TEXT_ENCODER = "text_encoder"
+"""Name of the one text encoder's output, for a text projection."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ class Sd1Base:
         guidance: float,
         batch_size: int = 16,
         on_step: OnStep | None = None,
+        text_projection: TextProjection | None = None,
     ) -> list[Image]:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         import torch
@@ -195,8 +198,7 @@ class Sd1Base:
             # One CPU generator an image: its noise is the same in any batch, on any device.
             noise = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
             made = self._pipeline(
-                prompt=[request.prompt for request in batch],
-                negative_prompt=[request.negative_prompt for request in batch],
+                **self._texts(batch, text_projection),
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 generator=noise,
@@ -207,6 +209,20 @@ class Sd1Base:
             )
             images += made.images
         return images
+
+    def _texts(
+        self, batch: Sequence[GenerationRequest], projection: TextProjection | None
+    ) -> dict[str, Any]:
+        """The pipeline's arguments for the prompts: as text, or as changed embeddings."""
+        prompts = [request.prompt for request in batch]
+        negative = [request.negative_prompt for request in batch]
+        if projection is None:
+            return {"prompt": prompts, "negative_prompt": negative}
+        changed = projection(prompts, {TEXT_ENCODER: self.encode_prompts(prompts)})
+        return {
+            "prompt_embeds": changed[TEXT_ENCODER],
+            "negative_prompt_embeds": self.encode_prompts(negative),
+        }
 
     # -- adapters
 
