@@ -52,6 +52,12 @@ class Settings(Contract):
     protected_policy: Policy = Field(
         "block", description="What happens to a picture that repeats a protected work: block, flag"
     )
+    signing_key: Path | None = Field(
+        None, description="EC P-256 private key (PEM) of releases and images; chain.pem beside it"
+    )
+    watermark_key: SecretStr = Field(
+        SecretStr(""), description="Who has it can detect the watermark; empty: anyone can"
+    )
     min_images: int = Field(8, ge=4, description="Fewest images a dataset may have")
     threads: int = Field(0, ge=0, description="CPU threads a stage may use; 0 = all cores")
 
