@@ -31,6 +31,8 @@ LARGEST = 256
 """Side of a picture in the page, pixels; larger ones are made smaller."""
 LOSSLESS = 128
 """Side up to which pictures are kept as PNG."""
+SHOWN = 9
+"""Prompts shown at once; the page folds the others away."""
 LONGEST = 600
 """Characters of any text in the page."""
 GATES = {
@@ -140,7 +142,8 @@ def render_html(report: EvaluationReport, pictures: ReportPictures) -> str:
         "report.html.j2",
         report=report,
         pictures=pictures,
-        words=verdict_in_words(report),
+        words=verdict_in_words(report).split(": ", 1)[1],
+        shown=SHOWN,
         verdict=VERDICTS[report.verdict],
         steps=next_steps(report),
         gates=GATES,

@@ -2,19 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from evaluate_reports import HOSTILE, row
 
-from lora_factory.evaluate.grid import BLOCKS, CELL, MAX_PROMPTS, GridRow, draw_grid, draw_notice
-
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\u202e\x07"
-
-
-def picture(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    return Image.new("RGB", size, colour)
-
-
-def row(caption: str = "red apple", size: tuple[int, int] = (64, 64)) -> GridRow:
-    return GridRow(caption, picture("red", size), picture("black", size), picture("blue", size))
+from lora_factory.evaluate.grid import BLOCKS, CELL, MAX_PROMPTS, draw_grid, draw_notice
 
 
 @pytest.mark.parametrize("count", [0, 1, BLOCKS, BLOCKS + 1, MAX_PROMPTS, MAX_PROMPTS + 5])
