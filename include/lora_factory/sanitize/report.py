@@ -13,7 +13,8 @@ class SanitizeReport(StageReport):
 
     Reason codes in ``counts.dropped``: ``not_an_image``, ``corrupt``, ``too_many_pixels``,
     ``animated``, ``missing_file`` (bytes); ``too_small``, ``extreme_aspect``, ``uniform``,
-    ``too_dark``, ``too_light``, ``blurred`` (picture); ``exact_duplicate``,
+    ``too_dark``, ``too_light``, ``blurred`` (picture); ``unsafe_image``, ``unsafe_text``
+    (content rules); ``exact_duplicate``,
     ``near_duplicate`` (perceptual), ``semantic_duplicate`` (embeddings);
     ``below_alignment_floor``, ``worst_alignment`` (scorer); ``advised_caption_mismatch``,
     ``advised_off_style``, ``advised_copied`` (named by the advice of the evaluation before).

@@ -25,7 +25,7 @@ from lora_factory.imaging.agreement import Agreement, agreement
 from lora_factory.imaging.hashes import Fingerprints
 from lora_factory.models.loaders import image_text_scorer, limit_threads, text_embedder
 from lora_factory.models.profiles import load_profile
-from lora_factory.sanitize.advised import advised_away, advised_captions, followed_advice
+from lora_factory.sanitize.advised import advised_captions, drop_advised, followed_advice
 from lora_factory.sanitize.captions import (
     Caption,
     candidates,
@@ -45,6 +45,7 @@ from lora_factory.sanitize.items import (
     sources,
 )
 from lora_factory.sanitize.report import SanitizeReport
+from lora_factory.sanitize.safety import drop_unsafe
 from lora_factory.sanitize.text import repair
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Scored(NamedTuple):
 
 def roles(_spec: SanitizeSpec) -> tuple[str, ...]:
     """Roles whose models decide the result."""
-    return ("image_text_scorer", "text_embedder", "captioner")
+    return ("image_text_scorer", "text_embedder", "captioner", "content_filter")
 
 
 def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
@@ -91,16 +92,22 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
     """
     audit: list[AuditRecord] = []
     found = sources(ctx)
-    advice = read_advice(ctx)
-    items = advised_away(check(found, spec, ctx, audit), advice, audit)
+    items = check(found, spec, ctx, audit)
     _enough(items, found, audit, ctx)
     limit_threads(ctx.settings)
     profile = load_profile(spec.profile, ctx.settings)
+    items = drop_unsafe(items, profile, ctx, audit)
+    _enough(items, found, audit, ctx)
     models = Models(image_text_scorer(profile), text_embedder(profile))
-    scored = _score(items, models, advised_captions(items, advice), ctx)
+    advice = read_advice(ctx)
+    scored = _score(items, models, advice, ctx)
     ctx.check_stop()
     gone = _drop_copies(scored, models, spec, audit)
-    percentile, note = _drop_unaligned(scored, gone, spec, advice, audit)
+    drop_advised(items, gone, advice, ctx.settings.min_images, audit)
+    share = max(spec.alignment_percentile, advice.drop_alignment_percentile)
+    if len(items) - len(gone) <= ctx.settings.min_images / (1 - share / 100):
+        share = spec.alignment_percentile  # advice that would leave too few images
+    percentile, note = _drop_unaligned(scored, gone, share, spec.min_alignment, audit)
     kept = [index for index in range(len(items)) if index not in gone]
     _enough([items[index] for index in kept], found, audit, ctx)
     _write(scored, kept, audit, ctx)
@@ -108,7 +115,7 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
         seen=len(found), kept=len(kept), dropped=dict(Counter(line.reason for line in audit))
     )
     captions = [scored.captions[index] for index in kept]
-    followed = followed_advice(advice, [item.record.sha256 for item in items], audit, note)
+    followed = followed_advice(advice, [items[index].record.sha256 for index in kept], audit, note)
     for change in followed:
         log.info("followed advice: %s", change)
     return SanitizeReport(
@@ -125,21 +132,18 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
     )
 
 
-def _score(
-    items: list[Item], models: Models, advised: Mapping[str, Caption], ctx: StageContext
-) -> Scored:
-    """Embed the pictures, choose or compose a caption for each, and compare the two.
-
-    ``advised``: sha256 → caption that stands in for the one found.
-    """
+def _score(items: list[Item], models: Models, advice: Advice, ctx: StageContext) -> Scored:
+    """Embed the pictures, choose or compose a caption for each, and compare the two."""
     parts = []
     for start in range(0, len(items), CHUNK):
         ctx.check_stop()
         parts.append(models.scorer.embed_images(open_images(items[start : start + CHUNK])))
     images = np.concatenate(parts)
+    advised = advised_captions(items, advice)
     found = [advised.get(item.record.sha256) or found_caption(item.record) for item in items]
-    # What a scorer chose says nothing of how well the scorer reads what people wrote.
-    told = [i for i, caption in enumerate(found) if caption and caption.source != "composed"]
+    # What a scorer chose, or finds wrong, says nothing of how well it reads what people wrote.
+    named = {item.sha256 for item in advice.items}
+    told = [i for i, c in enumerate(found) if c is not None and items[i].record.sha256 not in named]
     texts = models.scorer.embed_texts([c.text for i in told if (c := found[i]) is not None])
     agreed = agreement(images[told], texts)
     captions = _captions(items, found, images, models.scorer, trusted=agreed.trusted)
@@ -217,10 +221,13 @@ def _worth(scored: Scored, index: int) -> tuple[bool, int, int, bool, float, str
 
 
 def _drop_unaligned(
-    scored: Scored, gone: set[int], spec: SanitizeSpec, advice: Advice, audit: list[AuditRecord]
+    scored: Scored,
+    gone: set[int],
+    percentile: float,
+    floor: float | None,
+    audit: list[AuditRecord],
 ) -> tuple[float, str]:
     """Add pairs that don't belong together to ``gone``; returns the percentile and a note."""
-    percentile = max(spec.alignment_percentile, advice.drop_alignment_percentile)
     if not scored.agreement.trusted:
         note = (
             f"the scorer can't tell real pairs from shuffled ones here (AUC from "
@@ -233,7 +240,7 @@ def _drop_unaligned(
         for index, cosine in enumerate(scored.cosines)
         if cosine is not None and index not in gone and _judged(scored, index)
     }
-    apart = misaligned(judged, percentile=percentile, floor=spec.min_alignment)
+    apart = misaligned(judged, percentile=percentile, floor=floor)
     for index, reason in apart.items():
         gone.add(index)
         sha256 = scored.items[index].record.sha256

