@@ -45,6 +45,9 @@ class StyleData:
     train_files: tuple[Path, ...]
     copies: CopyDetector
     note: str = ""
+    records: tuple[DatasetRecord, ...] = ()
+    """All of the dataset, training ones first; ``images`` are their embeddings, row by row."""
+    images: Vectors | None = None
 
 
 def load_style(
@@ -86,7 +89,11 @@ def load_style(
         log.warning("%s", note)
     text = scorer.embed_texts([record.subject or record.text for record in anchors])
     detector = CopyDetector(*seen["train"], *seen["validation"])
-    return StyleData(info, anchors, real, text, files["train"], detector, note)
+    return StyleData(
+        *(info, anchors, real, text, files["train"], detector, note),
+        records=(*train, *held),
+        images=np.concatenate([seen["train"][0], seen["validation"][0]]),
+    )
 
 
 def open_image(file: Path) -> Image:

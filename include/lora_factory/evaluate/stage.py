@@ -46,6 +46,7 @@ from lora_factory.evaluate.html import (
     render_html,
     verdict_in_words,
 )
+from lora_factory.evaluate.items import advise_items, copied_items
 from lora_factory.evaluate.pairs import ADAPTER
 from lora_factory.models.loaders import image_text_scorer, limit_threads
 from lora_factory.models.profiles import load_profile
@@ -158,7 +159,14 @@ def _judge(
         threshold=spec.threshold,
         metrics=found.metrics,
         gates=tuple(closed.values()),
-        advice=advise(scores, closed, passed),
+        advice=advise(
+            scores,
+            closed,
+            passed,
+            items=() if passed else advise_items(evaluator.data, evaluator.scorer),
+            copied=copied_items(found.nearest, [r.sha256 for r in evaluator.data.records]),
+            followed=trained.advice,
+        ),
         prompts=tuple(prompt.text for prompt in evaluator.prompts),
         trigger=trained.trigger,
         base=trained.base,
@@ -193,7 +201,7 @@ def _refuse(
             for name in NAMES
         ),
         gates=tuple(opening),
-        advice=advise({}, closed, passed=False),
+        advice=advise({}, closed, passed=False, followed=trained.advice),
         prompts=(),
         trigger=trained.trigger,
         base=trained.base,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,20 +14,26 @@ if TYPE_CHECKING:
     from lora_factory.contracts.evaluation import Advice
     from lora_factory.contracts.records import AuditRecord
 
+log = logging.getLogger(__name__)
 
-def advised_away(items: Sequence[Item], advice: Advice, audit: list[AuditRecord]) -> list[Item]:
-    """The items that advice leaves; the others' files are removed and their reasons noted."""
+
+def drop_advised(
+    items: Sequence[Item], gone: set[int], advice: Advice, least: int, audit: list[AuditRecord]
+) -> None:
+    """Add the images that advice names to ``gone``, as long as ``least`` are left.
+
+    After the copies are out: the copy of a bad image must not take its place.
+    """
     named = {item.sha256: item for item in advice.items if item.do == "drop"}
-    kept = []
-    for item in items:
-        sha256 = item.record.sha256
-        if sha256 not in named:
-            kept.append(item)
+    for index, item in enumerate(items):
+        why = named.get(item.record.sha256)
+        if why is None or index in gone:
             continue
-        item.file.unlink()
-        why = named[sha256]
-        audit.append(dropped(sha256, f"advised_{why.reason}", why.detail))
-    return kept
+        if len(items) - len(gone) <= least:
+            log.warning("advice to drop %s is not followed: %d images are needed", why, least)
+            continue
+        gone.add(index)
+        audit.append(dropped(why.sha256, f"advised_{why.reason}", why.detail))
 
 
 def advised_captions(items: Sequence[Item], advice: Advice) -> dict[str, Caption]:

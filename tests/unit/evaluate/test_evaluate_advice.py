@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_factory.contracts.evaluation import HardGate
+from lora_factory.contracts.evaluation import Advice, HardGate, ItemAdvice
 from lora_factory.evaluate.advice import advise
 
 GOOD: dict[str, float | None] = {
@@ -79,3 +79,71 @@ def test_closed_gates(gate: str, direction: int) -> None:
 
 def test_a_near_miss_says_so() -> None:
     assert advise(GOOD, {}, passed=False).reasons == ("close to the threshold: train longer",)
+
+
+def item(number: int, reason: str, **values: str) -> ItemAdvice:
+    return ItemAdvice.model_validate(
+        {"sha256": f"{number:064x}", "do": "drop", "reason": reason} | values
+    )
+
+
+def test_single_wrong_captions_are_named_instead_of_a_share() -> None:
+    wrong = item(1, "caption_mismatch", do="recaption", text="red heart")
+    strange = item(2, "off_style")
+    advice = advise({**GOOD, "alignment": 0.4}, {}, passed=False, items=(wrong, strange))
+    assert advice.items == (wrong,)  # the style is learned: nothing speaks against the other
+    assert (advice.drop_alignment_percentile, advice.recaption) == (0, False)
+    assert "1 captions" in advice.reasons[0]
+
+
+def test_off_style_images_go_when_the_style_is_not_learned() -> None:
+    strange = item(2, "off_style")
+    advice = advise({**GOOD, "fidelity": 0.4}, {}, passed=False, items=(strange,))
+    assert advice.items == (strange,)
+    assert advice.steps_scale > 1
+
+
+def test_a_few_copied_images_are_dropped_and_many_slow_the_training_down() -> None:
+    few = advise(GOOD, closed("no_copies"), passed=False, copied=(item(3, "copied"),))
+    assert [found.sha256 for found in few.items] == [f"{3:064x}"]
+    assert (few.learning_rate_scale, few.weight_decay) == (1.0, 0.3)
+    many = advise(GOOD, closed("no_copies"), passed=False)
+    assert (many.items, many.weight_decay) == ((), 0.3)
+    assert many.learning_rate_scale < 1
+
+
+def test_drift_and_slowness_have_their_rules() -> None:
+    advice = advise({**GOOD, "drift": 0.2, "efficiency": 0.4}, {}, passed=False)
+    assert (advice.learning_rate_scale, advice.weight_decay, advice.rank_scale) == (0.7, 0.1, 0.5)
+    assert len(advice.reasons) == 2
+
+
+def test_the_third_attempt_goes_on_from_the_second() -> None:
+    """Each attempt starts from the raw data and the tuner's values: advice must add up."""
+    scores = {**GOOD, "fidelity": 0.3, "alignment": 0.3}
+    first = advise(scores, {}, passed=False, items=(item(1, "off_style"),))
+    second = advise(scores, {}, passed=False, items=(item(2, "off_style"),), followed=first)
+    assert [int(found.sha256, 16) for found in second.items] == [1, 2]
+    assert second.rank_scale == pytest.approx(first.rank_scale**2)
+    assert second.drop_alignment_percentile == 2 * first.drop_alignment_percentile
+    assert second.recaption
+    third = advise(GOOD, closed("no_copies"), passed=False, followed=second)
+    assert third.learning_rate_scale == pytest.approx(0.7 * second.learning_rate_scale)
+    assert third.rank_scale == second.rank_scale
+    assert [int(found.sha256, 16) for found in third.items] == [1, 2]
+
+
+def test_scales_stay_within_the_contract() -> None:
+    advice = Advice()
+    for _ in range(8):
+        advice = advise({}, closed("effect"), passed=False, followed=advice)
+    assert (advice.rank_scale, advice.learning_rate_scale) == (4, 4)
+    for _ in range(8):
+        advice = advise({}, closed("finite_weights"), passed=False, followed=advice)
+    assert advice.learning_rate_scale == 0.05
+
+
+def test_a_pass_keeps_what_it_followed() -> None:
+    followed = Advice(rank_scale=2, items=(item(1, "off_style"),))
+    advice = advise(GOOD, {}, passed=True, followed=followed)
+    assert (advice.rank_scale, advice.items) == (2, followed.items)

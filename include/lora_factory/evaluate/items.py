@@ -1,0 +1,175 @@
+"""Which images of a dataset spoil it: captions of something else, and pictures of another style.
+
+Judged by the scorer, and only where the scorer shows on this very data that it can tell. Its
+proof must survive the fault it looks for: with a third of the captions shuffled, an average
+over all pairs says "can't tell" (AUC 0.8), so medians are asked instead, which half of the
+data may spoil.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lora_factory.contracts.evaluation import ItemAdvice
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lora_factory.evaluate.data import StyleData
+    from lora_factory.evaluate.statistics import Floats
+    from lora_factory.guard.copying import Nearest
+    from lora_factory.models.roles import ImageTextScorer, Vectors
+
+FEWEST = 12
+"""Images under which nothing is said of single ones."""
+SHARP = 0.9
+"""Share of other captions that at least half of the images must rank below their own."""
+MISMATCH = 0.6
+"""A caption that ranks below this share of the others is of something else: right ones of a
+sharp scorer seldom do, shuffled ones in 6 of 10 cases."""
+STRANGE = 6.0
+"""Robust standard deviations below the median likeness to the rest that make another style."""
+MOST = 1 / 3
+"""Of the dataset: more than that is not a spoiled item but a scorer that errs."""
+MOST_COPIED = 0.1
+MAX_TEXT = 500
+
+
+@dataclass(frozen=True)
+class DatasetItems:
+    """The n items of a dataset.
+
+    ``images``, ``texts``: n×d unit rows in the scorer's joint space; row i of ``texts`` is of
+    subject i, as the caption names it without trigger and style words.
+    """
+
+    sha256: tuple[str, ...]
+    subjects: tuple[str, ...]
+    images: Vectors
+    texts: Vectors
+
+
+def advise_items(data: StyleData, scorer: ImageTextScorer) -> tuple[ItemAdvice, ...]:
+    """:func:`judge_items` on a dataset as evaluation has read it."""
+    if data.images is None:
+        return ()
+    subjects = tuple(record.subject or record.text for record in data.records)
+    shas = tuple(record.sha256 for record in data.records)
+    return judge_items(DatasetItems(shas, subjects, data.images, scorer.embed_texts(subjects)))
+
+
+def judge_items(items: DatasetItems) -> tuple[ItemAdvice, ...]:
+    """Items to drop or to caption anew, in the dataset's order; empty where nothing stands out.
+
+    An off-style picture is dropped whatever its caption says. A caption of something else is
+    replaced by the dataset's own caption that fits best, where one fits as well as right ones
+    usually do; else the image is dropped.
+    """
+    if len(items.sha256) < FEWEST:
+        return ()
+    found = {item.sha256: item for item in caption_mismatches(items)}
+    found |= {item.sha256: item for item in off_style(items)}
+    return tuple(found[sha256] for sha256 in items.sha256 if sha256 in found)
+
+
+def off_style(items: DatasetItems) -> list[ItemAdvice]:
+    """Images far less like the rest than the rest are like each other.
+
+    Likeness is the mean cosine to all others; far is ``STRANGE`` robust standard deviations
+    (1.4826 × median absolute deviation) below the median.
+    """
+    images = items.images.astype(np.float64)
+    count = len(images)
+    likeness = (images @ images.sum(axis=0) - 1) / (count - 1)
+    middle = float(np.median(likeness))
+    spread = 1.4826 * float(np.median(np.abs(likeness - middle)))
+    if spread < 1e-6:
+        return []
+    far = np.flatnonzero((middle - likeness) / spread > STRANGE)
+    if len(far) > MOST * count:
+        return []
+    return [
+        ItemAdvice(
+            sha256=items.sha256[row],
+            do="drop",
+            reason="off_style",
+            detail=f"mean cosine to the others {likeness[row]:.2f}, usual {middle:.2f}",
+        )
+        for row in far.tolist()
+    ]
+
+
+def caption_mismatches(items: DatasetItems) -> list[ItemAdvice]:
+    """Images whose caption names something else; empty where the scorer isn't sharp here."""
+    fits, own, names = _fits(items)
+    if len(names) < FEWEST:
+        return []
+    rows = np.arange(len(fits))
+    rank = (fits < fits[rows, own][:, None]).sum(axis=1) / (len(names) - 1)
+    wrong = np.flatnonzero(rank < MISMATCH)
+    if np.median(rank) < SHARP or len(wrong) > MOST * len(fits):
+        return []
+    usual = float(np.median(fits[rows, own][rank >= SHARP]))
+    best = fits.argmax(axis=1)
+    return [_mismatch(items, row, names[best[row]], rank, fits, usual) for row in wrong.tolist()]
+
+
+def _mismatch(
+    items: DatasetItems, row: int, better: str, rank: Floats, fits: Floats, usual: float
+) -> ItemAdvice:
+    fit = float(fits[row].max())
+    detail = f"{items.subjects[row]!r} fits worse than {1 - rank[row]:.0%} of the other captions"
+    known = fit >= usual / 2
+    detail += f"; {better!r} fits best" if known else ", and no other one fits well"
+    return ItemAdvice(
+        sha256=items.sha256[row],
+        do="recaption" if known else "drop",
+        reason="caption_mismatch",
+        text=better[:MAX_TEXT] if known else "",
+        detail=detail[:MAX_TEXT],
+    )
+
+
+def _fits(items: DatasetItems) -> tuple[Floats, NDArray[np.intp], list[str]]:
+    """How well each of n images fits each of k different captions, which is its own, and k.
+
+    Cosines less the mean of their row and of their column: some pictures score low with any
+    text, and some texts go with any picture.
+    """
+    counted = Counter(items.subjects)
+    names = list(counted)
+    first = [items.subjects.index(name) for name in names]
+    column = {name: number for number, name in enumerate(names)}
+    own = np.array([column[subject] for subject in items.subjects], dtype=np.intp)
+    cosines = items.images.astype(np.float64) @ items.texts[first].astype(np.float64).T
+    centred = cosines - cosines.mean(axis=1, keepdims=True) - cosines.mean(axis=0) + cosines.mean()
+    return centred, own, names
+
+
+def copied_items(nearest: Sequence[Nearest], sha256: Sequence[str]) -> tuple[ItemAdvice, ...]:
+    """Training images that pictures repeat, most repeated first.
+
+    None where more than ``MOST_COPIED`` of them are repeated: that is no matter of single
+    images but of a training that went too far.
+
+    Args:
+        nearest: each picture's nearest training image.
+        sha256: of the training images, in the order that ``nearest`` counts in.
+    """
+    times = Counter(one.index for one in nearest if one.copied)
+    if len(times) > MOST_COPIED * len(sha256):
+        return ()
+    return tuple(
+        ItemAdvice(
+            sha256=sha256[index],
+            do="drop",
+            reason="copied",
+            detail=f"{count} of {len(nearest)} pictures repeat it",
+        )
+        for index, count in times.most_common()
+    )
