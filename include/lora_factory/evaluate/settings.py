@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from lora_factory.contracts.evaluation import RecommendedSettings, SettingTrial
 from lora_factory.diffusion.base import GenerationRequest
 from lora_factory.evaluate import metrics
 from lora_factory.evaluate.statistics import geometric_mean
-from lora_factory.evaluate.xyz import STRENGTHS, Easel
+from lora_factory.evaluate.xyz import STRENGTHS
 
 if TYPE_CHECKING:
+    from lora_factory.contracts.evaluation import Constants
+    from lora_factory.evaluate.pairs import Adapter, Painter
     from lora_factory.evaluate.prompts import EvalPrompt
-    from lora_factory.models.roles import ImageTextScorer, Vectors
+    from lora_factory.models.roles import ImageTextScorer
 
 PROMPTS = 5
 MARGIN = 0.03
@@ -28,48 +29,63 @@ MARGIN = 0.03
 
 
 def recommend_settings(
-    easel: Easel,
-    adapter: str,
+    painter: Painter,
+    adapter: Adapter,
     prompts: Sequence[EvalPrompt],
     pairs: metrics.Pairs,
     scorer: ImageTextScorer,
     *,
+    constants: Constants,
     readable: bool,
 ) -> RecommendedSettings:
     """Try strength × steps on the first ``PROMPTS`` prompts.
 
     Args:
-        easel: draws.
-        adapter: name of the LoRA in the easel's base.
+        painter: of the LoRA's base; it keeps what it paints, so that a retry goes on.
+        adapter: the LoRA, loaded.
         prompts: as evaluated.
         pairs: their embeddings, row by row, at strength 1 and the spec's steps.
         scorer: embeds the new pictures.
+        constants: of the scores.
         readable: whether alignment counts (the evaluation's own did not abstain).
 
     Raises:
         Interrupted: the stage was asked to stop; pictures made so far are kept.
     """
-    prompts = list(prompts[:PROMPTS])
+    few, spec = list(prompts[:PROMPTS]), painter.spec
+    count = len(few)
+    known = metrics.Pairs(
+        pairs.base[:count], pairs.lora[:count], pairs.anchor[:count], pairs.real, pairs.text
+    )
     trials = []
-    for steps in (max(easel.spec.steps // 2, 1), easel.spec.steps):
-        seconds = _seconds(easel, adapter, steps, prompts[0])
+    for steps in sorted({max(spec.steps // 2, 1), spec.steps}):
+        seconds = round(_seconds(painter, adapter, steps, few[0]), 3)
         for strength in STRENGTHS:
-            if strength == 1.0 and steps == easel.spec.steps:
-                lora = pairs.lora[: len(prompts)]
-            else:
-                lora = scorer.embed_images(easel.draw(adapter, strength, steps, prompts))
-            trials.append(_trial(_part(pairs, lora), readable, strength, steps, seconds))
-    trials = sorted(set(trials), key=lambda trial: (trial.steps, trial.strength))
+            tried = known
+            if (strength, steps) != (1.0, spec.steps):
+                what = f"settings, {strength:g} in {steps} steps"
+                images = painter.paint(few, adapter, strength=strength, steps=steps, what=what)
+                tried = replace(known, lora=scorer.embed_images(images))
+            scores = metrics.quality_scores(tried, constants)
+            trials.append(
+                SettingTrial(
+                    strength=strength,
+                    steps=steps,
+                    style=round(float(scores["fidelity"][0]), 4),
+                    alignment=round(float(scores["alignment"][0]), 4) if readable else None,
+                    seconds=seconds,
+                )
+            )
     best = pick(trials)
-    alignment = "style and alignment" if readable else "style alone, alignment being unreadable"
+    counted = "style and alignment" if readable else "style alone, alignment being unreadable"
     return RecommendedSettings(
         strength=best.strength,
         steps=best.steps,
-        guidance=easel.spec.guidance,
-        prompts=len(prompts),
-        seconds_unit="s of CPU" if easel.base.device == "cpu" else "s",
+        guidance=spec.guidance,
+        prompts=count,
+        seconds_unit="s of CPU" if painter.base.device == "cpu" else "s",
         trials=tuple(trials),
-        note=f"fewest steps, then strength nearest 1, within {MARGIN:g} of the best by {alignment}",
+        note=f"fewest steps, then strength nearest 1, within {MARGIN:g} of the best by {counted}",
     )
 
 
@@ -87,38 +103,19 @@ def pick(trials: Sequence[SettingTrial]) -> SettingTrial:
     return min(good, key=lambda trial: (trial.steps, abs(trial.strength - 1.0)))
 
 
-def _part(pairs: metrics.Pairs, lora: Vectors) -> metrics.Pairs:
-    """The pairs of the first prompts, with other pictures of the LoRA."""
-    count = len(lora)
-    return metrics.Pairs(pairs.base[:count], lora, pairs.anchor[:count], pairs.real, pairs.text)
-
-
-def _trial(
-    pairs: metrics.Pairs, readable: bool, strength: float, steps: int, seconds: float
-) -> SettingTrial:
-    rows = np.arange(len(pairs.lora))
-    return SettingTrial(
-        strength=strength,
-        steps=steps,
-        style=round(metrics.fidelity(pairs, rows), 4),
-        alignment=round(metrics.alignment(pairs, rows), 4) if readable else None,
-        seconds=round(seconds, 3),
-    )
-
-
-def _seconds(easel: Easel, adapter: str, steps: int, prompt: EvalPrompt) -> float:
+def _seconds(painter: Painter, adapter: Adapter, steps: int, prompt: EvalPrompt) -> float:
     """One picture alone, the faster of two runs; processor time on a CPU (see ``Timings``)."""
-    base = easel.base
+    base = painter.base
     clock = time.process_time if base.device == "cpu" else time.perf_counter
-    base.use_adapter(adapter)
+    base.use_adapter(adapter.name)
     found = []
     for _ in range(2):
-        easel.ctx.check_stop()
+        painter.ctx.check_stop()
         start = clock()
         base.generate(
             [GenerationRequest(prompt.text, prompt.seed)],
             steps=steps,
-            guidance=easel.spec.guidance,
+            guidance=painter.spec.guidance,
             batch_size=1,
         )
         found.append(clock() - start)
