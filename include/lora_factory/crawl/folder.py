@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from lora_factory.contracts.progress import track
@@ -38,10 +39,11 @@ def crawl_folder(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
         msg = 'images of source=folder have licence "own"; add it to licences'
         raise SpecError(msg)
     files = sorted(_files(root))
-    ledger, store = Ledger(), ImageStore(ctx.out, spec.max_images)
-    for file in track(files, "crawl: folder", len(files), "files"):
-        ctx.check_stop()
-        ledger.add(_take(file, root, spec.folder, store))
+    ledger = Ledger()
+    with closing(ImageStore(ctx.out, spec.max_images)) as store:
+        for file in track(files, "crawl: folder", len(files), "files"):
+            ctx.check_stop()
+            ledger.add(_take(file, root, spec.folder, store))
     ledger.bytes_kept = store.bytes_kept
     ledger.write(ctx.out)
     return ledger.report("folder")

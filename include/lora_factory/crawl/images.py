@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_factory.imaging.decode import ImageRejected, decode, sniff
+from lora_factory.imaging.decode import ImageRejected, sniff
+from lora_factory.imaging.sandbox import DecodingProcess
 
 MAX_BYTES = 25 * 1024 * 1024
 MIN_SIDE = 16  # pixels; below are spacers, tracking pixels and bullets
@@ -39,6 +40,7 @@ class ImageStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._limit = limit
         self._seen: dict[str, str] = {}
+        self._decoder = DecodingProcess()
         self.bytes_kept = 0
 
     def __len__(self) -> int:
@@ -55,13 +57,17 @@ class ImageStore:
         digest = hashlib.sha256(data).hexdigest()
         self._refuse_duplicate(digest)  # before it costs a decoding
         try:
-            picture = decode(data)
+            width, height = self._decoder.measure(data)
         except ImageRejected as err:
             raise Dropped(reason=err.reason, detail=str(err)) from err
-        if min(picture.size) < MIN_SIDE:
-            raise Dropped(reason="too_small", detail=f"{picture.width}×{picture.height} pixels")
+        if min(width, height) < MIN_SIDE:
+            raise Dropped(reason="too_small", detail=f"{width}×{height} pixels")
         name = f"images/{digest}.{sniff(data)}"
-        return CheckedImage(data, digest, name, picture.width, picture.height)
+        return CheckedImage(data, digest, name, width, height)
+
+    def close(self) -> None:
+        """No more images are checked."""
+        self._decoder.close()
 
     def keep(self, image: CheckedImage, url: str) -> None:
         """Write an image.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import closing
 from typing import Any
 
 from lora_factory.contracts.settings import Settings
@@ -45,18 +46,19 @@ def crawl_web(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
     limit_threads(ctx.settings)
     classifier = topic_classifier(load_profile(spec.profile, ctx.settings))
     ctx.check_stop()
-    ledger, store = Ledger(), ImageStore(ctx.out, spec.max_images)
-    spider = _run_spider(
-        {
-            "spec": spec,
-            "rules": rules,
-            "topics": TopicBatcher(classifier, spec.topics),
-            "store": store,
-            "ledger": ledger,
-            "token": product_token(ctx.settings.user_agent),
-        },
-        ctx,
-    )
+    ledger = Ledger()
+    with closing(ImageStore(ctx.out, spec.max_images)) as store:
+        spider = _run_spider(
+            {
+                "spec": spec,
+                "rules": rules,
+                "topics": TopicBatcher(classifier, spec.topics),
+                "store": store,
+                "ledger": ledger,
+                "token": product_token(ctx.settings.user_agent),
+            },
+            ctx,
+        )
     ctx.check_stop()
     for entry in spider.leftovers():
         ledger.add(entry)
