@@ -91,6 +91,9 @@ def run_stage(
         for field in spec.inputs
         if (uri := getattr(spec, field)) is not None
     }
+    # Beside the models, what else of the deployment decides this stage's result.
+    if (conditions := getattr(stage, "conditions", None)) is not None:
+        models |= conditions(inputs, settings)
     key = artifact_key(name, stage.VERSION, spec, inputs, models)
     scratch = settings.scratch.expanduser()
     with lease(scratch / "leases", key):

@@ -71,7 +71,10 @@ def catalog_dsn(shared_dsn: str) -> str:
     """An empty, migrated catalog; emptied, not made anew: a database is 300 files."""
     connection = psycopg2.connect(shared_dsn)
     with connection, connection.cursor() as cursor:
-        cursor.execute("TRUNCATE models, deployments, generations, feedback, retrain_decisions")
+        cursor.execute(
+            "TRUNCATE models, deployments, generations, feedback, retrain_decisions, "
+            "takedowns, takedown_finds"
+        )
     connection.close()
     return shared_dsn
 

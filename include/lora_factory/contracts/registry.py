@@ -39,6 +39,9 @@ class Model(NewModel):
 
     state: State
     created_at: datetime
+    taken_down: str | None = Field(
+        None, description="Item of a takedown that it was trained with; it must not be served"
+    )
 
 
 class Deployment(Contract):

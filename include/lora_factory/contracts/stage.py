@@ -68,7 +68,12 @@ def read_advice(ctx: StageContext) -> Advice:
 
 
 class StageModule(Protocol):
-    """What ``lora_factory.<stage>.stage`` offers the runner."""
+    """What ``lora_factory.<stage>.stage`` offers the runner.
+
+    A stage whose result depends on more of the deployment than models (an index of protected
+    works, takedowns) also offers ``conditions(inputs, settings) -> dict[str, str]``: names and
+    revisions that enter the artifact key and stand in the manifest beside the models'.
+    """
 
     KIND: Kind
     VERSION: int

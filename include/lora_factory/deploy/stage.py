@@ -20,6 +20,9 @@ from lora_factory.deploy.local import LocalTarget
 from lora_factory.deploy.target import Plan, Release, Target
 from lora_factory.errors import FactoryError, ReleaseError, SpecError
 from lora_factory.guard.content import check_prompt
+from lora_factory.store.artifacts import open_store
+from lora_factory.store.catalog import Catalog
+from lora_factory.store.takedown import taken_down_with
 
 log = logging.getLogger(__name__)
 KIND: Kind = "release"
@@ -41,12 +44,14 @@ def run(spec: DeploySpec, ctx: StageContext) -> DeployReport:
     Files: ``lora.safetensors``, ``release.json`` (the registry's entry and this report).
 
     Raises:
-        SpecError: the evaluation is of another LoRA, or an input is of another kind.
+        SpecError: the evaluation is of another LoRA, an input is of another kind, or the LoRA was
+            trained with an item that was taken down.
         ReleaseError: it did not pass, the target refused it, or its smoke test failed; users
             get what they got before.
         ServiceUnavailable, ConfigurationError: the target can't be reached; nothing changed
             for users.
     """
+    _refuse_taken_down(ctx.inputs["lora"], ctx.settings)
     release = _release(spec, ctx.inputs["lora"], ctx.inputs["evaluation"])
     target = _target(ctx.settings, ctx)
     report = deploy(release, target)
@@ -98,6 +103,20 @@ def _undo(release: Release, target: Target, plan: Plan) -> None:
 def _target(settings: Settings, ctx: StageContext) -> Target:
     """The deployment's target; more targets are more entries here."""
     return LocalTarget(settings, check_stop=ctx.check_stop)
+
+
+def _refuse_taken_down(lora: LocalArtifact, settings: Settings) -> None:
+    """Takedowns are kept in the catalog; without one there are none."""
+    dsn = settings.catalog.get_secret_value()
+    if not dsn:
+        return
+    item, where = taken_down_with(open_store(settings), Catalog(dsn), lora.manifest)
+    if item:
+        msg = (
+            f"{item} was taken down and is in {where}, which LoRA {lora.uri} comes from; "
+            "run the factory again, it leaves the item out"
+        )
+        raise SpecError(msg)
 
 
 def _release(spec: DeploySpec, lora: LocalArtifact, evaluation: LocalArtifact) -> Release:

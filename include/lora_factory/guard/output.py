@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from lora_factory.guard.images import Finding, image_filter
+from lora_factory.guard.protected import ProtectedFilter, open_index
+from lora_factory.models.loaders import image_text_scorer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,11 +44,19 @@ class OutputGuard:
         return [next((one for one in row if not one.allowed), row[0]) for row in found]
 
 
-def output_guard(profile: Profile, settings: Settings) -> OutputGuard:
-    """The guard of a deployment.
+def output_guard(profile: Profile, settings: Settings, *, protected: bool = True) -> OutputGuard:
+    """The guard of a deployment: content, and protected works where there is an index of them.
+
+    ``protected=False`` leaves the works out: an evaluation judges them by how many pictures
+    repeat one (``guard.copyright``), since one in fifty may by chance.
 
     Raises:
-        ConfigurationError: the profile fills no role ``content_filter``.
+        ConfigurationError: the profile fills no role ``content_filter``, or the index of
+            protected works can't be used.
         ModelError: a model the guard needs is missing: nothing passes unseen.
     """
-    return OutputGuard([image_filter(profile, settings)])
+    checks: list[Check] = [image_filter(profile, settings)]
+    if protected and (index := open_index(profile, settings)) is not None:
+        scorer = image_text_scorer(profile)
+        checks.append(ProtectedFilter(index, scorer, settings.protected_policy))
+    return OutputGuard(checks)

@@ -42,12 +42,14 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from lora_factory.contracts.base import Contract
-from lora_factory.errors import ConfigurationError, SpecError
+from lora_factory.errors import ConfigurationError, ModelError, SpecError
 from lora_factory.guard.copying import PLAIN, Cuts, Nearest, hash_distances, perceptual_hashes
+from lora_factory.guard.images import Finding
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from lora_factory.contracts.copyright import Policy
     from lora_factory.contracts.settings import Settings
     from lora_factory.guard.copying import Bits, Hashes
     from lora_factory.models.profiles import Profile
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 INFO = "works.json"
 SCORER = "image_text_scorer"
+PROTECTED_WORK = "protected_work"
 RIMS = (0.0, 0.06, 0.12)
 """Shares of width and height that the views leave out, half on each side."""
 VIEWS = 2 * len(RIMS)
@@ -164,7 +167,13 @@ class ProtectedIndex:
         Args:
             vectors: k×d, the scorer's embeddings, rows of unit length.
             hashes: k×2×64, :func:`lora_factory.guard.copying.perceptual_hashes`.
+
+        Raises:
+            ModelError: the embeddings hold NaN or don't fit the index: nothing passes unseen.
         """
+        if not np.isfinite(vectors).all() or vectors.shape[1:] != self._vectors.shape[2:]:
+            msg = "the scorer's embeddings can't be compared with the index of protected works"
+            raise ModelError(msg)
         found: list[Match] = []
         for start in range(0, len(vectors), CHUNK):
             part = slice(start, start + CHUNK)
@@ -218,6 +227,31 @@ class ProtectedIndex:
         except OSError as err:
             msg = f"index {folder} can't be written: {err.strerror}; choose another folder"
             raise SpecError(msg) from err
+
+
+class ProtectedFilter:
+    """The index as one of the output guard's checks.
+
+    Under the policy ``flag`` a picture that repeats a work is let through and logged.
+    """
+
+    def __init__(self, index: ProtectedIndex, scorer: ImageTextScorer, policy: Policy) -> None:
+        self._index, self._scorer, self._policy = index, scorer, policy
+
+    def check(self, images: Sequence[Image]) -> list[Finding]:
+        """One finding a picture, in order; n RGB images of any size."""
+        findings = []
+        for match in self._index.look(images, self._scorer):
+            near = f"cosine {match.similarity:.3f}, {match.distance} of 64 bits"
+            detail = f"repeats {match.work!r}: {near}"
+            if match.copied and self._policy == "flag":
+                log.warning("protected work: a picture %s", detail)
+            stopped = match.copied and self._policy == "block"
+            score = min(max(match.similarity, 0.0), 1.0)
+            findings.append(
+                Finding(not stopped, PROTECTED_WORK if stopped else "", score, detail * stopped)
+            )
+        return findings
 
 
 def open_index(profile: Profile, settings: Settings) -> ProtectedIndex | None:

@@ -14,7 +14,7 @@ class SanitizeReport(StageReport):
     Reason codes in ``counts.dropped``: ``not_an_image``, ``corrupt``, ``too_many_pixels``,
     ``animated``, ``missing_file`` (bytes); ``too_small``, ``extreme_aspect``, ``uniform``,
     ``too_dark``, ``too_light``, ``blurred`` (picture); ``unsafe_image``, ``unsafe_text``
-    (content rules); ``exact_duplicate``,
+    (content rules); ``taken_down``, ``protected_work`` (rights); ``exact_duplicate``,
     ``near_duplicate`` (perceptual), ``semantic_duplicate`` (embeddings);
     ``below_alignment_floor``, ``worst_alignment`` (scorer); ``advised_caption_mismatch``,
     ``advised_off_style``, ``advised_copied`` (named by the advice of the evaluation before).
@@ -30,4 +30,5 @@ class SanitizeReport(StageReport):
     alignment_note: str = Field("", description="Whether alignment was acted on, and why not")
     median_side: int = Field(0, ge=0, description="Shorter side of kept images, pixels")
     scorer: str = ""
+    protected_works: int = Field(0, ge=0, description="Images that repeat one, dropped or not")
     followed_advice: tuple[str, ...] = Field((), description="Each change that advice made")

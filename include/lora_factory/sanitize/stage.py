@@ -21,6 +21,7 @@ from lora_factory.contracts.records import AuditRecord, CleanRecord, write_jsonl
 from lora_factory.contracts.specs import SanitizeSpec
 from lora_factory.contracts.stage import StageContext, read_advice
 from lora_factory.errors import DataError
+from lora_factory.guard.protected import open_index
 from lora_factory.imaging.agreement import Agreement, agreement
 from lora_factory.imaging.hashes import Fingerprints
 from lora_factory.models.loaders import image_text_scorer, limit_threads, text_embedder
@@ -45,6 +46,7 @@ from lora_factory.sanitize.items import (
     sources,
 )
 from lora_factory.sanitize.report import SanitizeReport
+from lora_factory.sanitize.rights import conditions, drop_protected, drop_taken_down
 from lora_factory.sanitize.safety import drop_unsafe
 from lora_factory.sanitize.text import repair
 
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+__all__ = ["KIND", "SPEC", "VERSION", "conditions", "roles", "run"]
 KIND: Kind = "clean"
 VERSION = 2
 SPEC = SanitizeSpec
@@ -89,20 +92,25 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
     Raises:
         DataError: fewer images than ``settings.min_images`` are left; tells why.
         ModelError: a role's model is missing or damaged.
+        ConfigurationError: the index of protected works can't be used.
     """
     audit: list[AuditRecord] = []
     found = sources(ctx)
-    items = check(found, spec, ctx, audit)
+    items = check(drop_taken_down(found, ctx, audit), spec, ctx, audit)
     _enough(items, found, audit, ctx)
     limit_threads(ctx.settings)
     profile = load_profile(spec.profile, ctx.settings)
     items = drop_unsafe(items, profile, ctx, audit)
     _enough(items, found, audit, ctx)
+    protected = open_index(profile, ctx.settings)
     models = Models(image_text_scorer(profile), text_embedder(profile))
     advice = read_advice(ctx)
     scored = _score(items, models, advice, ctx)
     ctx.check_stop()
     gone = _drop_copies(scored, models, spec, audit)
+    repeated = 0
+    if protected is not None:
+        repeated = drop_protected((items, scored.images), gone, protected, ctx, audit)
     drop_advised(items, gone, advice, ctx.settings.min_images, audit)
     share = max(spec.alignment_percentile, advice.drop_alignment_percentile)
     if len(items) - len(gone) <= ctx.settings.min_images / (1 - share / 100):
@@ -128,6 +136,7 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
         alignment_note=note,
         median_side=int(median(_side(items[index]) for index in kept)),
         scorer=models.scorer.name,
+        protected_works=repeated,
         followed_advice=followed,
     )
 

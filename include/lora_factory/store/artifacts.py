@@ -16,7 +16,7 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -131,6 +131,34 @@ class ArtifactStore:
                 raise ArtifactError(msg)
         return LocalArtifact(folder, manifest, uri.partition("#")[0], digest)
 
+    @_store_errors
+    def addresses(self, kind: Kind) -> list[str]:
+        """Manifest URIs of the committed artifacts of a kind, by key."""
+        keys = self._store.list_with_delimiter(f"{kind}/")["common_prefixes"]
+        paths = [f"{key.rstrip('/')}/{MANIFEST}" for key in sorted(keys)]
+        # A folder without a manifest is an attempt that never finished.
+        return [f"{self.url}/{path}" for path in paths if self._is_there(path)]
+
+    def lines(self, manifest: Manifest, name: str) -> Iterator[bytes]:
+        """The lines of one file of an artifact, a chunk in memory at a time.
+
+        Raises:
+            ArtifactError: the manifest doesn't name the file, it is gone, or (once all lines
+                were read) it is damaged.
+        """
+        entry = next((entry for entry in manifest.files if entry.path == name), None)
+        path = f"{manifest.kind}/{manifest.key}/{manifest.attempt}/{name}"
+        digest, rest = hashlib.sha256(), b""
+        for chunk in self._chunks(path) if entry is not None else ():
+            digest.update(chunk)
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from whole
+        if rest:
+            yield rest
+        if entry is None or digest.hexdigest() != entry.sha256:
+            msg = f"artifact file {path} is missing or damaged; make the artifact anew"
+            raise ArtifactError(msg)
+
     # -- writing ----------------------------------------------------------------------
 
     @_store_errors
@@ -187,6 +215,27 @@ class ArtifactStore:
             return bytes(self._store.get(path).bytes())
         except FileNotFoundError:
             return None
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            self._store.head(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _chunks(self, path: str) -> Iterator[bytes]:
+        """The bytes at a path; none where there is nothing."""
+        read = _store_errors(self._open_stream)(path)
+        step = _store_errors(lambda: next(read, None))
+        while (chunk := step()) is not None:
+            yield chunk
+
+    def _open_stream(self, path: str) -> Iterator[bytes]:
+        try:
+            stream = self._store.get(path).stream(min_chunk_size=1 << 20)
+        except FileNotFoundError:
+            return iter(())
+        return (bytes(chunk) for chunk in stream)
 
     def _download(self, path: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

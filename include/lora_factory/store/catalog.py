@@ -8,7 +8,8 @@ Catalog may be shared by threads and costs nothing while idle.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
@@ -25,12 +26,14 @@ from lora_factory.contracts.registry import (
     RatingSummary,
     RetrainDecision,
 )
+from lora_factory.contracts.takedown import Reach, Takedown
 from lora_factory.errors import ConfigurationError, ServiceUnavailable, SpecError
 
 SQL = Path(__file__).parent / "sql"
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATE = "python -m lora_factory catalog migrate"
 STATEMENT_MS = 10_000
+ITEMS_AT_ONCE = 1000
 LOCK_MS = 60_000
 MIGRATION_LOCK = 7_301_846_510  # any number that nobody else takes as an advisory lock
 WRONG_SCHEMA = {
@@ -109,14 +112,15 @@ class Catalog:
         """Register a version as candidate; again: refresh it, keep its state.
 
         Raises:
-            SpecError: the version is taken by other bytes.
+            SpecError: the version is taken by other bytes, or was taken down.
         """
         values = model.model_dump(mode="json") | {"conf": Json(model.conf)}
         with self._transaction() as cursor:
             row = _one(cursor, "model_publish", values)
-        if row is None:
-            msg = f"{model.name} {model.version} is there with other bytes; use a new version"
-            raise SpecError(msg)
+            if row is None:
+                msg = f"{model.name} {model.version} is there with other bytes; use a new version"
+                raise SpecError(msg)
+            _refuse_taken_down(_one(cursor, "model_get", values))
         return Model.model_validate(row)
 
     def model(self, name: str, version: str) -> Model | None:
@@ -124,6 +128,11 @@ class Catalog:
         with self._transaction() as cursor:
             row = _one(cursor, "model_get", {"name": name, "version": version})
         return Model.model_validate(row) if row else None
+
+    def models(self) -> list[Model]:
+        """Every version there is, by name and age."""
+        with self._transaction() as cursor:
+            return [Model.model_validate(row) for row in _all(cursor, "models_all", {})]
 
     def live_models(self, target: str) -> list[Model]:
         """The version of each name that ``target`` serves, by name."""
@@ -149,7 +158,7 @@ class Catalog:
         Promoting the live version changes nothing.
 
         Raises:
-            SpecError: no such version, or it is retired.
+            SpecError: no such version, or it is retired or was taken down.
         """
         with self._transaction() as cursor:
             _run(cursor, "model_lock", {"name": name})
@@ -157,6 +166,7 @@ class Catalog:
             if model is None or model["state"] == "retired":
                 msg = f"{name} {version} is not published; publish it before promoting it"
                 raise SpecError(msg)
+            _refuse_taken_down(model)
             live = _one(cursor, "deployment_live", {"name": name, "target": target})
             if live is not None and live["version"] == version:
                 return Deployment.model_validate(live)
@@ -167,7 +177,7 @@ class Catalog:
         """Return to the version before the live one; the live one is retired.
 
         Raises:
-            SpecError: nothing is live, or there is nothing to return to.
+            SpecError: nothing is live, or there is nothing to return to, or that was taken down.
         """
         with self._transaction() as cursor:
             _run(cursor, "model_lock", {"name": name})
@@ -178,6 +188,7 @@ class Catalog:
             if model is None or model["state"] == "retired":
                 msg = f"{name} has no earlier version to return to; promote one instead"
                 raise SpecError(msg)
+            _refuse_taken_down(model)
             before = _one(cursor, "deployment_before", key)
             previous = before["previous"] if before else None
             return _switch(cursor, (name, target), str(version), previous, leave="retired")
@@ -246,6 +257,43 @@ class Catalog:
             row = _one(cursor, "decision_get", key)
         return RetrainDecision.model_validate(row) if row else None
 
+    # -- takedowns
+
+    def mark(self, reach: Reach, reason: str) -> None:
+        """Take an item down: remember it, the images it means and what was made with them.
+
+        Marking again adds what has been found since.
+        """
+        finds: list[tuple[str, str, str | None]]
+        finds = [("image", sha256, None) for sha256 in reach.images]
+        finds += [(find.kind, find.key, find.uri) for find in reach.artifacts]
+        with self._transaction() as cursor:
+            _run(cursor, "takedown_add", {"item": reach.item, "reason": reason})
+            for kind, ref, uri in finds:
+                values = {"item": reach.item, "kind": kind, "ref": ref, "uri": uri}
+                _run(cursor, "takedown_find_add", values)
+
+    def takedowns(self) -> list[Takedown]:
+        """Every item that was taken down, the first one first."""
+        with self._transaction() as cursor:
+            return [Takedown.model_validate(row) for row in _all(cursor, "takedowns_all", {})]
+
+    def taken_down(self, items: Iterable[str]) -> dict[str, str]:
+        """Which of these URLs and sha256 were taken down → the item of the takedown."""
+        found: dict[str, str] = {}
+        wanted = iter(items)
+        with self._transaction() as cursor:
+            while batch := list(itertools.islice(wanted, ITEMS_AT_ONCE)):
+                for row in _all(cursor, "takedowns_of", {"items": batch}):
+                    found[row["found"]] = row["item"]
+        return found
+
+    def takedown_of(self, kind: str, key: str) -> Takedown | None:
+        """The first takedown that reached an artifact when it was marked, or None."""
+        with self._transaction() as cursor:
+            row = _one(cursor, "takedown_mark", {"kind": kind, "key": key})
+        return Takedown.model_validate(row) if row else None
+
     # -- connections
 
     def _connect(self, statement_ms: int = STATEMENT_MS) -> Any:
@@ -287,6 +335,15 @@ def _one(cursor: Any, name: str, values: Mapping[str, Any]) -> dict[str, Any] | 
 def _all(cursor: Any, name: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
     cursor.execute(_sql(name), values)
     return [dict(row) for row in cursor.fetchall()]
+
+
+def _refuse_taken_down(model: Mapping[str, Any] | None) -> None:
+    if model is not None and model["taken_down"] is not None:
+        msg = (
+            f"{model['name']} {model['version']} was trained with {model['taken_down']}, which was "
+            "taken down; run the factory again, it leaves the item out"
+        )
+        raise SpecError(msg)
 
 
 def _switch(

@@ -65,6 +65,11 @@ def test_contract_on_s3(s3: str, tmp_path: Path) -> None:
     found = store.fetch(reference)
     assert (found.path / "images" / "a.bin").stat().st_size == 256 * 20_000
 
+    assert store.addresses("raw") == [reference.partition("#")[0]]
+    assert store.addresses("lora") == []
+    lines = store.lines(found.manifest, "images/a.bin")
+    assert sum(len(line) for line in lines) == (256 - 1) * 20_000  # without the newlines
+
     (folder / "images" / "a.bin").write_bytes(b"other")
     assert store.commit(folder, draft(attempt="a2")) == reference, "the first commit wins"
     listed = boto3.client("s3").list_objects_v2(Bucket="factory")["Contents"]

@@ -1,0 +1,1 @@
+SELECT item, reason, at FROM takedowns ORDER BY at, item
