@@ -44,6 +44,9 @@ class GenerateResponse(Contract):
     seed: int
     seconds: float = Field(ge=0, description="From request to picture, waiting included")
     rating_token: str | None = Field(description="Hand it back with a rating; None: not ratable")
+    marks: tuple[str, ...] = Field(
+        description="That the picture carries: c2pa; watermark from 256 pixels up"
+    )
 
 
 class FeedbackRequest(Contract):
@@ -69,6 +72,9 @@ class Adapter(Contract):
     base: str
     trigger: str
     overall: float
+    taken_down: bool = Field(
+        default=False, description="Trained with an item that was taken down; to be retired"
+    )
 
 
 class AdapterList(Contract):

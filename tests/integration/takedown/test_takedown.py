@@ -254,6 +254,9 @@ def test_the_command_marks_and_nothing_marked_goes_on(
 
     shown = {m.version: m.taken_down for m in catalog.models()}
     assert shown == {"aaaaaaaaaaaa": URLS[A], "bbbbbbbbbbbb": None}
+    assert main(["catalog", "models"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert ["taken down" in line for line in listed] == [True, False]
     assert [m.taken_down for m in catalog.live_models("local")] == [
         URLS[A]
     ]  # not retired by itself
