@@ -14,14 +14,24 @@ from lora_factory.contracts.run import RunConf
 
 WHAT, DATA, MODEL, RUN = "What to learn", "Data", "Model and training", "Run"
 
+SOURCES = (
+    "web: crawl from the seeds, following links. urls: the seeds alone. sitemap: what the sitemaps "
+    "in the seeds list. openverse, wikimedia: search openly licensed pictures by topic, no seeds "
+    "needed. folder: images the deployment offers."
+)
+
 # field → (section, title, description)
 WORDS: dict[str, tuple[str, str, str]] = {
     "topics": (WHAT, "Topics", "What the LoRA should learn, one topic a line."),
     "name": (WHAT, "Adapter name", "Name users ask for. Empty: made from the first topic."),
     "trigger": (WHAT, "Trigger word", "Word that calls the style. Empty: a unique one is made."),
     "domain": (WHAT, "Domain", "Kind of pictures; chooses base model and target modules."),
-    "source": (DATA, "Source", "web: crawl from the seeds. folder: images the deployment offers."),
-    "seeds": (DATA, "Seed URLs", "Pages the crawl starts from, one a line; hosts must be allowed."),
+    "source": (DATA, "Source", SOURCES),
+    "seeds": (
+        DATA,
+        "Seed URLs",
+        "Pages (web, urls) or sitemaps the crawl starts from, one a line.",
+    ),
     "folder": (DATA, "Folder", "Name of a folder the deployment offers (source = folder)."),
     "max_pages": (DATA, "Most pages", "The crawl stops after this many pages."),
     "max_images": (DATA, "Most images", "The crawl stops after this many images."),
@@ -38,6 +48,11 @@ WORDS: dict[str, tuple[str, str, str]] = {
     "threshold": (MODEL, "Pass mark", "Overall score an evaluation needs to be deployed."),
     "attempts": (MODEL, "Attempts", "How often to try before giving up."),
     "parent": (MODEL, "Parent LoRA", "Manifest URI of a LoRA to go on from. Empty: a new one."),
+    "incumbent": (
+        MODEL,
+        "Model to beat",
+        "Manifest URI of the deployed model's evaluation, which must be beaten. Empty: none.",
+    ),
     "start_from": (
         RUN,
         "Start from",

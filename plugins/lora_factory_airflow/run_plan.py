@@ -20,6 +20,7 @@ from lora_factory.contracts.evaluation import EvaluationReport
 from lora_factory.contracts.manifest import Kind, Manifest
 from lora_factory.contracts.run import MORE_EPOCHS, STAGES, RunConf
 from lora_factory.contracts.settings import Settings
+from lora_factory.contracts.specs import SEEDED
 from lora_factory.crawl.hosts import HostRules
 from lora_factory.errors import ArtifactError, SpecError
 from lora_factory.models.profiles import load_profile
@@ -50,7 +51,7 @@ class RunPlan(Contract):
     def _runs(self, stage: str, attempt: int) -> bool:
         if attempt > self.attempts:
             return False
-        if stage == "gate":
+        if stage in {"gate", "approve"}:
             return "deploy" in self.stages
         if attempt > 1 and "deploy" in self.stages:
             return True  # a next attempt does all of it, wherever the first one started
@@ -101,10 +102,13 @@ def make_plan(conf: RunConf, settings: Settings, today: date) -> RunPlan:
         _check_source(conf, settings)
     conf = conf.model_copy(update={"name": conf.name or slug(conf.topics[0])})
     previous = _dataset_of(conf.parent, store) if conf.parent else None
+    deployed = _deployed(conf.incumbent, store) if conf.incumbent else None
     attempts = conf.attempts
     if "deploy" not in stages or ("crawl" not in stages and "raw" not in given):
         attempts = 1  # nothing after the first, or nothing to sanitize anew
     specs = _specs(conf, conf.as_of or today, given, previous)
+    if deployed is not None:
+        _compare_with(specs, deployed)
     specs["gate"]["attempts"] = attempts
     return RunPlan(
         conf=conf.model_dump(mode="json"),
@@ -188,6 +192,30 @@ def _dataset_of(parent: str, store: ArtifactStore) -> str:
     raise SpecError(msg)
 
 
+def _deployed(incumbent: str, store: ArtifactStore) -> tuple[str, str]:
+    """A deployed model's LoRA and its file, from its evaluation."""
+    manifest = store.read_manifest(incumbent)
+    for entry in manifest.inputs:
+        if manifest.kind == "evaluation" and entry.name == "lora":
+            lora = f"{entry.manifest_uri}#sha256={entry.sha256}"
+            store.read_manifest(lora)  # it must still be there to be compared with
+            return lora, EvaluationReport.model_validate(manifest.stats).checkpoint
+    msg = f"incumbent {incumbent} is a {manifest.kind}, not an evaluation of a lora"
+    raise SpecError(msg + "; give the URI of the deployed model's evaluation")
+
+
+def _compare_with(specs: dict[str, dict[str, JsonValue]], deployed: tuple[str, str]) -> None:
+    """The evaluation must beat the deployed LoRA; a training from it goes on from its file."""
+    lora, checkpoint = deployed
+    specs["evaluate"] |= {"incumbent": lora, "incumbent_checkpoint": checkpoint}
+    if _sha(specs["train"].get("parent")) == _sha(lora):
+        specs["train"]["parent_checkpoint"] = checkpoint
+
+
+def _sha(uri: JsonValue) -> str:
+    return str(uri).rpartition("#sha256=")[2]
+
+
 def _check_source(conf: RunConf, settings: Settings) -> None:
     """What the crawl may reach is the operator's choice; a conf only picks from it."""
     if conf.source == "folder":
@@ -197,7 +225,7 @@ def _check_source(conf: RunConf, settings: Settings) -> None:
             raise SpecError(msg)
         return
     rules = HostRules(settings.crawl_hosts, public=settings.crawl_public)
-    for seed in conf.seeds:
+    for seed in conf.seeds if conf.source in SEEDED else ():
         try:
             parts = urlsplit(seed)
         except ValueError:  # for example an unclosed [ of an IPv6 address

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from lora_factory.contracts.base import Contract
 from lora_factory.contracts.records import Domain
-from lora_factory.contracts.specs import Name, Topic
+from lora_factory.contracts.specs import SEEDED, Name, Source, Topic
 
 STAGES = ("crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy")
 StageName = Literal["crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy"]
@@ -22,7 +22,7 @@ class RunConf(Contract):
 
     topics: tuple[Topic, ...] = Field(min_length=1, max_length=20)
     seeds: tuple[str, ...] = ()
-    source: Literal["web", "folder"] = "web"
+    source: Source = "web"
     folder: str = ""
     max_pages: int = Field(1000, ge=1, le=1_000_000)
     max_images: int = Field(2000, ge=1, le=1_000_000)
@@ -40,14 +40,17 @@ class RunConf(Contract):
     stop_after: StageName | None = None
     target: Literal["local"] = "local"
     parent: str | None = Field(None, description="Manifest URI of a LoRA to go on from")
+    incumbent: str | None = Field(
+        None, description="Manifest URI of the evaluation of the deployed model to beat"
+    )
     as_of: date | None = Field(None, description="Crawl date; None: the run's date")
     force: bool = False
     approve_plan: bool = Field(default=False, description="Wait for a person before training")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.start_from is None and self.source == "web" and not self.seeds:
-            msg = "source=web needs at least one URL in seeds"
+        if self.start_from is None and self.source in SEEDED and not self.seeds:
+            msg = f"source={self.source} needs at least one URL in seeds"
             raise ValueError(msg)
         if self.start_from is None and self.source == "folder" and not self.folder:
             msg = "source=folder needs the name of a folder the deployment offers, in folder"

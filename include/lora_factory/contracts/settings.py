@@ -37,6 +37,11 @@ class Settings(Contract):
     crawl_delay: float = Field(
         1.0, ge=0, le=3600, description="Least seconds between requests to a host not listed"
     )
+    openverse_url: str = Field("https://api.openverse.org/v1/images/", description="Its search")
+    openverse_token: SecretStr = Field(SecretStr(""), description="Access token; empty: anonymous")
+    wikimedia_url: str = Field(
+        "https://commons.wikimedia.org/w/api.php", description="api.php of source=wikimedia"
+    )
     folders: dict[str, Path] = Field(
         default_factory=dict, description="Name → folder that source=folder may read"
     )

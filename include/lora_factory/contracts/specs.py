@@ -19,12 +19,17 @@ Topic = Annotated[
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
+Source = Literal["web", "urls", "sitemap", "openverse", "wikimedia", "folder"]
+SEEDED: tuple[Source, ...] = ("web", "urls", "sitemap")
+"""Sources that begin with the seeds."""
+
+
 class CrawlSpec(StageSpec):
     """topics → raw. ``as_of`` makes tomorrow's crawl a new artifact and a retry's the same."""
 
     topics: tuple[Topic, ...] = Field(min_length=1, max_length=20)
-    source: Literal["web", "folder"] = "web"
-    seeds: tuple[str, ...] = Field((), description="URLs the web source starts from")
+    source: Source = "web"
+    seeds: tuple[str, ...] = Field((), description="Pages (web, urls) or sitemaps to start from")
     folder: str = Field("", description="Name of a folder the deployment offers (source=folder)")
     as_of: date
     max_pages: int = Field(1000, ge=1, le=1_000_000)
@@ -99,6 +104,11 @@ class TrainSpec(StageSpec):
     dataset: str
     plan: str
     parent: str | None = Field(None, description="LoRA to go on from (incremental)")
+    parent_checkpoint: str = Field(
+        "lora.safetensors",
+        pattern=r"^(checkpoints/)?[A-Za-z0-9_-]+\.safetensors$",
+        description="Its file to go on from",
+    )
 
 
 class EvaluateSpec(StageSpec):
@@ -131,6 +141,7 @@ class EvaluateSpec(StageSpec):
 class DeploySpec(StageSpec):
     """lora + evaluation → release.
 
+    An evaluation with the verdict ``needs_person`` is only deployed with ``approved_by``.
     Always done anew: publishing is a side effect, and a release that was made once says
     nothing about what the serving app has today. Repeating it promotes the same version.
     """
@@ -141,6 +152,13 @@ class DeploySpec(StageSpec):
     lora: str
     evaluation: str
     target: Literal["local"] = "local"
+    approved_by: str | None = Field(
+        None,
+        min_length=1,
+        max_length=300,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="Person who answers for a release that no calibrated scorer passed, and when",
+    )
     name: Name = Field(description="Adapter name users ask for")
     conf: dict[str, JsonValue] = Field(
         default_factory=dict, description="Conf of the run, kept in the catalog for retraining"

@@ -8,6 +8,7 @@ from typing import Literal
 
 from lora_factory.contracts.base import Counts
 from lora_factory.contracts.records import AuditRecord, RawRecord, write_jsonl
+from lora_factory.contracts.specs import Source
 from lora_factory.crawl.report import CrawlReport
 from lora_factory.errors import DataError
 
@@ -75,7 +76,7 @@ class Ledger:
         write_jsonl(out / "records.jsonl", self.records)
         write_jsonl(out / "audit.jsonl", self.audit)
 
-    def report(self, source: Literal["web", "folder"]) -> CrawlReport:
+    def report(self, source: Source) -> CrawlReport:
         """The stage's report.
 
         Raises:

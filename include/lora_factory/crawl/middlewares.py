@@ -28,6 +28,7 @@ HOSTS = "LORA_FACTORY_HOSTS"  # Scrapy setting: Settings.crawl_hosts
 PUBLIC = "LORA_FACTORY_PUBLIC"  # Settings.crawl_public
 DELAY = "LORA_FACTORY_DELAY"  # Settings.crawl_delay
 ROBOTS_BYTES = 500 * 1024  # RFC 9309, 2.5: at least this much is read
+OFFICIAL = {"delay": 1.0, "jitter": 0.0, "concurrency": 1}
 POLITE = 2
 """Connections at a time to a host that isn't the operator's own."""
 
@@ -219,6 +220,10 @@ class SiteRulesMiddleware:
         """Raise :class:`Refused` where robots.txt closes the URL, or its site reserves it."""
         if request.meta.get("site_rules"):
             return
+        if request.meta.get("official"):
+            # An API is made to be asked; one request at a time is what its hosts ask for.
+            self._slot(request, urlsplit(request.url).netloc, OFFICIAL)
+            return
         parts = urlsplit(request.url)
         origin = f"{parts.scheme}://{parts.netloc}"
         rules = await self.reader.site(origin)
@@ -243,6 +248,9 @@ class SiteRulesMiddleware:
         slot = {"delay": delay, "jitter": 0.0}
         if delay or not own:
             slot["concurrency"] = 1 if asked else POLITE
+        self._slot(request, host, slot)
+
+    def _slot(self, request: Any, host: str, slot: dict[str, float]) -> None:
         self._crawler.engine.downloader.per_slot_settings.setdefault(host, slot)
         request.meta["download_slot"] = host
 

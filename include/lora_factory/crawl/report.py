@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from lora_factory.contracts.base import StageReport
+from lora_factory.contracts.specs import Source
 
 
 class CrawlReport(StageReport):
@@ -15,7 +14,7 @@ class CrawlReport(StageReport):
     Files: ``images/<sha256>.<ext>``, ``records.jsonl``, ``audit.jsonl``.
     """
 
-    source: Literal["web", "folder"]
+    source: Source
     pages_seen: int = Field(0, ge=0)
     pages_kept: int = Field(0, ge=0)
     pages_dropped: dict[str, int] = Field(default_factory=dict, description="Reason → pages")

@@ -26,6 +26,7 @@ from lora_factory.crawl.ledger import Ledger, dropped, kept
 from lora_factory.crawl.licences import refusal
 from lora_factory.crawl.links import LinkScorer, canonical_url
 from lora_factory.crawl.middlewares import Refused
+from lora_factory.crawl.sources.base import Source, Unreadable
 from lora_factory.crawl.topics import TopicBatcher
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class CrawlJob:
     """What a spider works with."""
 
     spec: CrawlSpec
+    source: Source
     rules: HostRules
     topics: TopicBatcher
     store: ImageStore
@@ -65,6 +67,17 @@ class PageTask:
 
     url: str
     seed: bool = False
+    listing: bool = False
+    """Names pages or images, and is judged by its source."""
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """Where an image is shown."""
+
+    page_url: str
+    page_title: str
+    topics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -72,9 +85,7 @@ class ImageTask:
     """An image to fetch, with what its page says about it."""
 
     ref: ImageRef
-    page_url: str
-    page_title: str
-    topics: dict[str, float]
+    shown: ShownImage
 
 
 class TopicSpider(scrapy.Spider):  # type: ignore[misc]
@@ -101,15 +112,17 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         }
 
     async def start(self) -> AsyncIterator[Any]:
-        """Queue the seeds."""
-        for seed in self.job.spec.seeds:
-            url = canonical_url(seed)
-            if url is None or not self.job.rules.allows(url):
-                self.seed_errors[seed] = "host_not_allowed" if url else "not an http(s) URL"
-                yield dropped("page", seed, "host_not_allowed", self.seed_errors[seed])
-            elif url not in self.seen:
-                self.seen.add(url)
-                self.pages.add(PageTask(url, seed=True), 1.0)
+        """Queue what the source begins with."""
+        source = self.job.source
+        for listing, urls in ((False, source.pages()), (True, source.listings())):
+            for seed in urls:
+                url = canonical_url(seed)
+                if url is None or not self.job.rules.allows(url):
+                    self.seed_errors[seed] = "host_not_allowed" if url else "not an http(s) URL"
+                    yield dropped("page", seed, "host_not_allowed", self.seed_errors[seed])
+                elif url not in self.seen:
+                    self.seen.add(url)
+                    self.pages.add(PageTask(url, seed=True, listing=listing), 1.0)
         for request in self._due():
             yield request
 
@@ -117,7 +130,8 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         """Judge a page; queue its images and relevant links."""
         task: PageTask = kwargs["task"]
         try:
-            verdicts = await self._visit(response, task)
+            look = self._read_listing if task.listing else self._visit
+            verdicts = await look(response, task)
         except Exception as err:
             # The one boundary: a page we fail on is counted and must not end the crawl.
             log.exception("page %s", task.url)
@@ -175,13 +189,19 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
 
     def _request(self, url: str, callback: Any, errback: Any, task: Any) -> scrapy.Request:
         size = PAGE_BYTES if isinstance(task, PageTask) else MAX_BYTES
+        meta: dict[str, Any] = {"download_maxsize": size}
+        headers = {}
+        if isinstance(task, PageTask) and task.listing:
+            meta["official"] = self.job.source.official
+            headers = self.job.source.headers
         # Not filtered by Scrapy: a redirect that it drops silently would never be settled here.
         return scrapy.Request(
             url,
             callback=callback,
             errback=errback,
             cb_kwargs={"task": task},
-            meta={"download_maxsize": size},
+            headers=headers,
+            meta=meta,
             dont_filter=True,
         )
 
@@ -207,6 +227,35 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
             return [dropped("page", task.url, "opt_out", evidence)]
         return await self._judge(page, url, task, rules)
 
+    async def _read_listing(self, response: Response, task: PageTask) -> list[AuditRecord]:
+        """Queue what a listing names; pages of it are judged when they come."""
+        if task.seed:
+            self.reached.add(task.url)
+        try:
+            # Its own URL, not where it was redirected to: the source made the one it can read.
+            found = await asyncio.to_thread(self.job.source.read, response.body, task.url)
+        except Unreadable as err:
+            return [dropped("page", task.url, "unparsable", str(err))]
+        verdicts = [kept("page", task.url, "listing")]
+        for listing, urls in ((False, found.pages), (True, found.more)):
+            for url in map(canonical_url, urls):
+                if url is None or url in self.seen:
+                    continue
+                self.seen.add(url)
+                if self.job.rules.allows(url):
+                    score = 1.0 if listing else self.scorer.score(url, "", 1.0)
+                    self.pages.add(PageTask(url, listing=listing), score)
+                else:
+                    verdicts.append(dropped("page", url, "host_not_allowed", "from a listing"))
+        for image in found.images:
+            words = " ".join((image.title, image.ref.caption, image.ref.nearby))
+            scores = await self.job.topics.scores(image.title, words)
+            scores = {topic: min(1.0, max(0.0, score)) for topic, score in scores.items()}
+            self.job.ledger.topics.append(scores)
+            shown = ShownImage(image.page_url, image.title, scores)
+            verdicts += self._queue_images([image.ref], shown, opted_out=False)
+        return verdicts
+
     async def _judge(
         self, page: Page, url: str, task: PageTask, rules: frozenset[str]
     ) -> list[AuditRecord]:
@@ -215,14 +264,17 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         foreign = fault is not None and fault[0] == "language"
         scores = {} if foreign else await self.job.topics.scores(page.title, page.text)
         best = max(scores.values(), default=0.0)
-        verdicts = [] if rules & optout.NO_FOLLOW else list(self._queue_links(page, best))
+        follow = self.job.source.follows_links and not rules & optout.NO_FOLLOW
+        verdicts = list(self._queue_links(page, best)) if follow else []
         if fault is None and best < self.job.spec.min_relevance:
             fault = "off_topic", f"topic score {best:.2f}, needs {self.job.spec.min_relevance}"
         if fault is not None:
             return [*verdicts, dropped("page", task.url, *fault)]
         self.job.ledger.topics.append(scores)
         scores = {topic: min(1.0, max(0.0, score)) for topic, score in scores.items()}
-        refused = self._queue_images(page, url, scores, opted_out=bool(rules & optout.NO_IMAGE))
+        opted_out = bool(rules & optout.NO_IMAGE)
+        shown = ShownImage(url, page.title, scores)
+        refused = self._queue_images(page.images, shown, opted_out=opted_out)
         return [*verdicts, kept("page", task.url, f"topic score {best:.2f}"), *refused]
 
     def _queue_links(self, page: Page, parent: float) -> Iterator[AuditRecord]:
@@ -241,16 +293,16 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
                 yield dropped("page", link.url, "host_not_allowed", "not in the deployment's list")
 
     def _queue_images(
-        self, page: Page, url: str, topics: dict[str, float], *, opted_out: bool
+        self, refs: Iterable[ImageRef], shown: ShownImage, *, opted_out: bool
     ) -> Iterator[AuditRecord]:
-        for ref in page.images:
+        for ref in refs:
             if reason := self._image_fault(ref, opted_out=opted_out):
-                detail = ref.licence.evidence if reason.startswith("licence") else f"on {url}"
+                by_licence = reason.startswith("licence")
+                detail = ref.licence.evidence if by_licence else f"on {shown.page_url}"
                 yield dropped("image", ref.url, reason, detail)
                 continue
             self.seen_images.add(ref.url)
-            score = max(topics.values(), default=0.0)
-            self.images.add(ImageTask(ref, url, page.title, topics), score)
+            self.images.add(ImageTask(ref, shown), max(shown.topics.values(), default=0.0))
 
     def _image_fault(self, ref: ImageRef, *, opted_out: bool) -> str:
         """Reason code why an image isn't fetched; empty where it is."""
@@ -280,12 +332,12 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
             sha256=image.sha256,
             file_name=image.file_name,
             url=ref.url,
-            page_url=task.page_url,
+            page_url=task.shown.page_url,
             alt=ref.alt,
             caption=ref.caption,
             nearby=ref.nearby,
-            page_title=task.page_title,
-            topics=task.topics,
+            page_title=task.shown.page_title,
+            topics=task.shown.topics,
             licence=ref.licence.id,
             licence_evidence=ref.licence.evidence,
             width=image.width,

@@ -12,17 +12,17 @@ from lora_factory.contracts.stage import StageContext
 from lora_factory.crawl.report import CrawlReport
 
 KIND: Kind = "raw"
-VERSION = 2
+VERSION = 3
 SPEC = CrawlSpec
 
 
 def roles(spec: CrawlSpec) -> tuple[str, ...]:
     """Only the web is judged by a model; a folder holds what its owner put there."""
-    return ("topic_classifier", "text_embedder") if spec.source == "web" else ()
+    return () if spec.source == "folder" else ("topic_classifier", "text_embedder")
 
 
 def run(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
-    """Crawl. Source ``web`` can run once a process: Twisted's reactor starts once.
+    """Crawl. All sources but ``folder`` can run once a process: Twisted's reactor starts once.
 
     Raises:
         FactoryError: see :func:`crawl_web` and :func:`crawl_folder`.

@@ -1,4 +1,4 @@
-"""Source ``web``: runs the spider in this process, whose reactor it uses up."""
+"""Sources on the network: runs the spider in this process, whose reactor it uses up."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from lora_factory.crawl.ledger import Ledger
 from lora_factory.crawl.links import canonical_url
 from lora_factory.crawl.optout import product_token
 from lora_factory.crawl.report import CrawlReport
+from lora_factory.crawl.sources.base import Source
+from lora_factory.crawl.sources.openverse import OpenverseSource
+from lora_factory.crawl.sources.pages import PageSource
+from lora_factory.crawl.sources.sitemap import SitemapSource
+from lora_factory.crawl.sources.wikimedia import WikimediaSource
 from lora_factory.crawl.topics import TopicBatcher
 from lora_factory.errors import DataError, SpecError
 from lora_factory.models.loaders import limit_threads, topic_classifier
@@ -37,12 +42,14 @@ def crawl_web(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
         Interrupted: asked to stop; what was fetched is kept in scratch.
     """
     rules = HostRules(ctx.settings.crawl_hosts, public=ctx.settings.crawl_public)
-    if not spec.seeds:
-        msg = "source=web needs at least one URL in seeds"
+    source = open_source(spec, ctx.settings)
+    begin = (*source.pages(), *source.listings())
+    if not begin:
+        msg = f"source={spec.source} needs at least one URL in seeds"
         raise SpecError(msg)
-    if not any(rules.allows(canonical_url(seed) or "") for seed in spec.seeds):
+    if not any(rules.allows(canonical_url(url) or "") for url in begin):
         cause = "host_not_allowed, neither public nor in LORA_FACTORY_CRAWL_HOSTS"
-        raise _unreachable(dict.fromkeys(spec.seeds, cause))
+        raise _unreachable(dict.fromkeys(begin, cause))
     limit_threads(ctx.settings)
     classifier = topic_classifier(load_profile(spec.profile, ctx.settings))
     ctx.check_stop()
@@ -51,6 +58,7 @@ def crawl_web(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
         spider = _run_spider(
             {
                 "spec": spec,
+                "source": source,
                 "rules": rules,
                 "topics": TopicBatcher(classifier, spec.topics),
                 "store": store,
@@ -66,7 +74,26 @@ def crawl_web(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
         raise _unreachable(spider.seed_errors)
     ledger.bytes_kept = store.bytes_kept
     ledger.write(ctx.out)
-    return ledger.report("web")
+    return ledger.report(spec.source)
+
+
+def open_source(spec: CrawlSpec, settings: Settings) -> Source:
+    """The source a spec names.
+
+    Raises:
+        SpecError: it makes no requests.
+    """
+    if spec.source == "sitemap":
+        return SitemapSource(spec.seeds)
+    if spec.source == "openverse":
+        token = settings.openverse_token.get_secret_value()
+        return OpenverseSource(spec.topics, spec.licences, settings.openverse_url, token)
+    if spec.source == "wikimedia":
+        return WikimediaSource(spec.topics, settings.wikimedia_url)
+    if spec.source == "folder":
+        msg = "source=folder makes no requests"
+        raise SpecError(msg)
+    return PageSource(spec.seeds, follows_links=spec.source == "web")
 
 
 def _unreachable(causes: dict[str, str]) -> DataError:
