@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from lora_factory.contracts.records import DatasetInfo, DatasetRecord, read_jsonl
 from lora_factory.errors import DataError
+from lora_factory.evaluate.prompts import words_of
 from lora_factory.guard.copying import CopyDetector, perceptual_hashes
 from lora_factory.imaging.decode import ImageRejected, decode
 
@@ -28,6 +29,8 @@ FEWEST_ANCHORS = 8
 """Validation images under which training images help as anchors (the report says so)."""
 FEWEST_REAL = 4
 CHUNK = 64
+MAX_SIDE = 1024
+"""Pixels."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class StyleData:
     text: Vectors
     train_files: tuple[Path, ...]
     copies: CopyDetector
+    shown: frozenset[str]
+    """Words of everything the dataset shows (``prompts.words_of``)."""
     note: str = ""
     records: tuple[DatasetRecord, ...] = ()
     """All of the dataset, training ones first; ``images`` are their embeddings, row by row."""
@@ -83,30 +88,33 @@ def load_style(
     if len(held) < FEWEST_ANCHORS:
         anchors, real = (*held, *train), np.concatenate([real, seen["train"][0]])
         note = (
-            f"only {len(held)} validation images: training images are anchors too, "
-            "which flatters a LoRA that repeats them"
+            f"only {len(held)} validation images: training images are anchors too (each left "
+            "out of what it is compared with), which flatters a LoRA that repeats them"
         )
         log.warning("%s", note)
     text = scorer.embed_texts([record.subject or record.text for record in anchors])
     detector = CopyDetector(*seen["train"], *seen["validation"])
+    shown = words_of(info, [*train, *held])
     return StyleData(
-        *(info, anchors, real, text, files["train"], detector, note),
+        *(info, anchors, real, text, files["train"], detector, shown, note),
         records=(*train, *held),
         images=np.concatenate([seen["train"][0], seen["validation"][0]]),
     )
 
 
 def open_image(file: Path) -> Image:
-    """Decode one picture of the dataset.
+    """Decode one picture of the dataset, shrunk to ``MAX_SIDE``.
 
     Raises:
-        DataError: it can't be read.
+        DataError: it can't be read, or has more pixels than ``imaging.decode`` allows.
     """
     try:
-        return decode(file.read_bytes())
+        image = decode(file.read_bytes())
     except (ImageRejected, OSError) as err:
         msg = f"dataset image {file.name} can't be read: {err}; make the dataset anew"
         raise DataError(msg) from err
+    image.thumbnail((MAX_SIDE, MAX_SIDE))  # no scorer looks closer; many are held at once
+    return image
 
 
 def _records(folder: Path) -> tuple[DatasetInfo, list[DatasetRecord], list[DatasetRecord]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,10 @@ from lora_factory.errors import ModelError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from lora_factory.contracts.evaluation import Comparison
     from lora_factory.evaluate.metrics import Pairs, Readable
-    from lora_factory.evaluate.statistics import Rows
     from lora_factory.guard.copying import Cuts, Nearest
+    from lora_factory.guard.output import Finding
 
 READABLE = 0.05
 """p-value of matched against shuffled real pairs above which the scorer is held blind."""
@@ -26,8 +28,6 @@ BLANK_SHARE = 0.05
 LEAST_EFFECT = 1.0
 """Grey levels by which a LoRA must move the median picture."""
 SHARE_OF_COPIES = 0.05
-LEAST_ALIGNMENT = 0.5
-"""Share of the real images' match with their words that a LoRA must not be shown to miss."""
 ONE_SIDED = 1.645
 """Standard errors up to the end of a one-sided 95% interval."""
 MEASURABLE = 0.05
@@ -76,9 +76,14 @@ def effect(base: Sequence[Image], lora: Sequence[Image]) -> HardGate:
     )
 
 
+def is_blank(image: Image) -> bool:
+    """Black, or nearly one grey level."""
+    return float(np.asarray(image.convert("L"), dtype=np.float32).std()) < BLANK_DEVIATION
+
+
 def no_blank_images(lora: Sequence[Image]) -> HardGate:
     """No black or constant pictures, but for one in twenty."""
-    blank = sum(_deviation(image) < BLANK_DEVIATION for image in lora)
+    blank = sum(is_blank(image) for image in lora)
     passed = blank <= BLANK_SHARE * len(lora)
     return _gate("no_blank_images", passed, f"{blank} of {len(lora)} are blank")
 
@@ -98,31 +103,62 @@ def no_copies(nearest: Sequence[Nearest], cuts: Cuts) -> HardGate:
     return _gate("no_copies", passed, detail)
 
 
-def style_measurable(pairs: Pairs, rows: Rows, note: str = "") -> HardGate:
+def safe_images(findings: Sequence[Finding]) -> HardGate:
+    """The output guard allows every picture that was made with the LoRA."""
+    caught = [finding for finding in findings if not finding.allowed]
+    detail = f"{len(caught)} of {len(findings)} pictures are refused by the output guard"
+    if caught:
+        rules = Counter(finding.rule for finding in caught)
+        named = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items()))
+        worst = max(caught, key=lambda finding: finding.score)
+        detail = f"{detail} ({named}); worst: {worst.detail}"
+    return _gate("safe_images", not caught and bool(findings), detail)
+
+
+def style_measurable(pairs: Pairs, note: str = "") -> HardGate:
     """The scorer tells the style from the base; else no score means anything.
 
     ``note`` says what else the anchors suffer from.
     """
     from lora_factory.evaluate.metrics import style_similarity
 
-    base, _, real = style_similarity(pairs, rows)
+    base, _, real = style_similarity(pairs)[:, 0]
     detail = f"real {real:.2f} against base {base:.2f} (≥ {MEASURABLE:g} apart)"
     detail = f"{detail}; {note}" if note else detail
     return _gate("style_measurable", real - base >= MEASURABLE, detail)
 
 
-def shows_subjects(ratio: float, sight: Readable) -> HardGate:
+def shows_subjects(ratio: float, sight: Readable, least: float) -> HardGate:
     """The pictures aren't shown to miss their subjects, where the scorer can read the style.
 
     Alignment may be too coarse to enter the overall score, and still be plainly lost (a
     LoRA trained on shuffled captions): the gate closes when even the upper end of the
-    one-sided 95% interval of ``ratio`` (``metrics.alignment_ratio``) is below one half.
+    one-sided 95% interval of ``ratio`` (``metrics.raw_alignment``) is below ``least``.
     """
     if sight.p_value > READABLE:
         return _gate("shows_subjects", True, "the scorer can't read this style")
     upper = ratio + ONE_SIDED * sight.error
-    detail = f"{ratio:.2f} of the real images' match, at most {upper:.2f} (≥ {LEAST_ALIGNMENT:g})"
-    return _gate("shows_subjects", upper >= LEAST_ALIGNMENT, detail)
+    detail = f"{ratio:.2f} of the real images' match, at most {upper:.2f} (≥ {least:g})"
+    return _gate("shows_subjects", upper >= least, detail)
+
+
+def beats_incumbent(comparison: Comparison) -> HardGate:
+    """The deployed model stays unless this one is shown to be better.
+
+    Rule: the lower end of the 95% interval of the paired difference in overall score
+    (efficiency left out, since both are served alike) is above 0.
+    """
+    detail = (
+        f"{comparison.overall:.3f} against the deployed {comparison.incumbent:.3f}: "
+        f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}] "
+        f"on {comparison.n} pairs (lower end > 0)"
+    )
+    return _gate("beats_incumbent", comparison.low > 0, detail)
+
+
+def no_comparison(why: str) -> HardGate:
+    """The deployed model can't be drawn, so nothing is shown to beat it."""
+    return _gate("beats_incumbent", False, why)
 
 
 def _gate(name: str, passed: bool, detail: str) -> HardGate:
@@ -131,7 +167,3 @@ def _gate(name: str, passed: bool, detail: str) -> HardGate:
 
 def _grey(image: Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"), dtype=np.float32)
-
-
-def _deviation(image: Image) -> float:
-    return float(np.asarray(image.convert("L"), dtype=np.float32).std())

@@ -1,8 +1,12 @@
-"""The four scores (article, 4.1), as pure functions of embeddings and timings.
+"""The scores (article, 4.1), as pure functions of embeddings, timings and constants.
 
-Each is anchored, so that 1 means "as good as the real images of this style" (or as fast as
-the base) and 0 means "no better than the base" (or collapsed). All embeddings are rows of
-unit length in the scorer's joint space.
+Each raw measurement is anchored, so that 1 means "as good as the real images of this style"
+(or as fast as the base) and 0 means "no better than the base" (or collapsed);
+``calibration`` says what the constants then make of it. All embeddings are rows of unit
+length in the scorer's joint space.
+
+``weights`` are how often each row counts: B replicates × n rows (``statistics.resample``);
+None is every row once, and a B of 1. Measurements come as one value a replicate.
 """
 
 from __future__ import annotations
@@ -18,12 +22,17 @@ from lora_factory.evaluate.statistics import matched_pairs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from lora_factory.contracts.evaluation import Constants, Scale
     from lora_factory.evaluate.statistics import Floats, Rows
     from lora_factory.models.roles import Vectors
 
 EPSILON = 1e-9
 LOGDET_FLOOR = 1e-3
 """Added to the eigenvalues in the log-determinant, which would be −∞ for one twin pair."""
+MAX_SUBJECTS = 48
+"""Subjects that diversity looks at: its cost grows with their cube, in every replicate."""
+CHUNK = 250
+"""Replicates whose Gram matrices are held at once."""
 
 
 class Diversity(NamedTuple):
@@ -52,6 +61,8 @@ class Pairs:
         anchor: n, which real image (row of ``real``) each prompt's subject is taken from.
         real: m×d, real images of the style; m ≥ 2.
         text: m×d, their subjects (captions without trigger and style words).
+        sound: n, False for LoRA images that are blank or repeat a training image; they add
+            nothing to diversity. None: all are sound.
     """
 
     base: Vectors
@@ -59,13 +70,55 @@ class Pairs:
     anchor: NDArray[np.int64]
     real: Vectors
     text: Vectors
+    sound: NDArray[np.bool_] | None = None
 
     @cached_property
-    def first(self) -> NDArray[np.bool_]:
-        """n: whether a row is the first with its real image."""
-        seen = np.zeros(len(self.anchor), dtype=bool)
-        seen[np.unique(self.anchor, return_index=True)[1]] = True
-        return seen
+    def first(self) -> Rows:
+        """Rows that are the first with their real image, at most ``MAX_SUBJECTS``."""
+        return np.sort(np.unique(self.anchor, return_index=True)[1])[:MAX_SUBJECTS]
+
+    @cached_property
+    def closeness(self) -> Floats:
+        """3×n: cosine of (base, LoRA, real) image to the style; see :func:`style_similarity`."""
+        style = style_without(self, self.anchor)
+        sides = (self.base, self.lora, self.real[self.anchor])
+        return np.stack([(images * style).sum(axis=1) for images in sides]).astype(np.float64)
+
+    @cached_property
+    def margins(self) -> Floats:
+        """2×n: :func:`match_margins` of (LoRA, real) images."""
+        sides = (self.lora, self.real[self.anchor])
+        return np.stack([match_margins(self, images, self.anchor) for images in sides])
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Pictures of prompts that have nothing to do with the LoRA: n×d each, row by row.
+
+    ``lora`` and ``base`` share prompt and seed; ``other`` is the base's with another seed.
+    """
+
+    base: Vectors
+    other: Vectors
+    lora: Vectors
+
+
+def scaled(raw: Floats, scale: Scale) -> Floats:
+    """Raw measurements → scores in [0, 1]."""
+    found: Floats = np.clip((raw - scale.zero) / (scale.one - scale.zero), 0.0, 1.0)
+    return found
+
+
+def quality_scores(
+    pairs: Pairs, constants: Constants, weights: Floats | None = None
+) -> dict[str, Floats]:
+    """Fidelity, alignment and diversity: B scores each."""
+    percentile = constants.in_style_percentile
+    return {
+        "fidelity": scaled(raw_fidelity(pairs, weights), constants.fidelity),
+        "alignment": scaled(raw_alignment(pairs, weights), constants.alignment),
+        "diversity": scaled(raw_diversity(pairs, percentile, weights), constants.diversity),
+    }
 
 
 def style_without(pairs: Pairs, subject: Rows) -> Vectors:
@@ -74,29 +127,23 @@ def style_without(pairs: Pairs, subject: Rows) -> Vectors:
     return found
 
 
-def style_similarity(pairs: Pairs, rows: Rows) -> tuple[float, float, float]:
-    """Mean cosine to the style of (base, LoRA, real) images.
+def style_similarity(pairs: Pairs, weights: Floats | None = None) -> Floats:
+    """Mean cosine to the style of (base, LoRA, real) images: 3×B.
 
     Every image is compared with all real images but the one its prompt was taken from;
     the real one likewise, so that the three are measured alike.
     """
-    anchor = pairs.anchor[rows]
-    style = style_without(pairs, anchor)
-    base, lora, real = (
-        float((images * style).sum(axis=1).mean())
-        for images in (pairs.base[rows], pairs.lora[rows], pairs.real[anchor])
-    )
-    return base, lora, real
+    return np.stack([mean_of(values, weights) for values in pairs.closeness])
 
 
-def fidelity(pairs: Pairs, rows: Rows) -> float:
+def raw_fidelity(pairs: Pairs, weights: Floats | None = None) -> Floats:
     """0: no closer to the style than the base; 1: as close as real images are to each other.
 
-    (LoRA − base) / (real − base) of :func:`style_similarity`, clipped to [0, 1]. 0 where
-    the base is as close as the real ones (nothing to be measured; see the gate).
+    (LoRA − base) / (real − base) of :func:`style_similarity`. 0 where the base is as close
+    as the real ones (nothing to be measured; see the gate).
     """
-    base, lora, real = style_similarity(pairs, rows)
-    return _clip((lora - base) / (real - base)) if real - base > EPSILON else 0.0
+    base, lora, real = style_similarity(pairs, weights)
+    return _ratio(lora - base, real - base)
 
 
 def match_margins(pairs: Pairs, images: Vectors, subject: Rows) -> Floats:
@@ -112,35 +159,29 @@ def match_margins(pairs: Pairs, images: Vectors, subject: Rows) -> Floats:
     return margins
 
 
-def alignment_ratio(pairs: Pairs, rows: Rows) -> float:
-    """Mean :func:`match_margins` of the LoRA's images over that of the real ones, unclipped.
-
-    Anchored on real images of the same subjects, not on the base: a style can be harder for
-    the scorer to read than what the base draws. 0 where the real margin is not positive.
-    """
-    anchor = pairs.anchor[rows]
-    real = float(match_margins(pairs, pairs.real[anchor], anchor).mean())
-    lora = float(match_margins(pairs, pairs.lora[rows], anchor).mean())
-    return lora / real if real > EPSILON else 0.0
-
-
-def alignment(pairs: Pairs, rows: Rows) -> float:
+def raw_alignment(pairs: Pairs, weights: Floats | None = None) -> Floats:
     """0: images don't show their subjects; 1: as clearly as the real images do.
 
-    :func:`alignment_ratio`, clipped to [0, 1]; the metric abstains where the scorer can't
-    read the style (see :func:`readable`).
+    Mean :func:`match_margins` of the LoRA's images over that of the real ones. Anchored on
+    real images of the same subjects, not on the base: a style can be harder for the scorer
+    to read than what the base draws. 0 where the real margin is not positive; the metric
+    abstains where the scorer can't read the style (see :func:`readable`).
     """
-    return _clip(alignment_ratio(pairs, rows))
+    lora, real = (mean_of(values, weights) for values in pairs.margins)
+    return _ratio(lora, real)
 
 
-def readable(pairs: Pairs, rng: np.random.Generator) -> Readable:
-    """Can the scorer tell the real images' own texts from shuffled ones?"""
+def readable(pairs: Pairs, prompts: int, rng: np.random.Generator) -> Readable:
+    """Can the scorer tell the real images' own texts from shuffled ones?
+
+    ``prompts``: different ones among the pairs; seeds of one prompt add no new subject.
+    """
     every = np.arange(len(pairs.real))
     # margins of every image with every text: row i, column j holds image i as subject j.
     table = np.stack([match_margins(pairs, pairs.real, np.full_like(every, j)) for j in every])
     observed, shuffled = matched_pairs(table.T, rng)
     p_value = float((shuffled >= observed - 1e-9).sum() + 1) / (len(shuffled) + 1)
-    noise = float(shuffled.std()) * np.sqrt(len(every) / len(pairs.anchor))
+    noise = float(shuffled.std()) * np.sqrt(len(every) / prompts)
     return Readable(p_value, float(noise / observed) if observed > EPSILON else float("inf"))
 
 
@@ -155,34 +196,104 @@ def spread(images: Vectors) -> Diversity:
         return Diversity(0.0, float("-inf"))
     wide = images.astype(np.float64)
     eigen = np.clip(np.linalg.eigvalsh(wide @ wide.T / len(wide)), 0.0, None)
-    positive = eigen[eigen > 1e-12]
-    entropy = -float((positive * np.log(positive)).sum())
-    return Diversity(float(np.exp(entropy)), float(np.log(eigen + LOGDET_FLOOR).mean()))
+    return Diversity(float(_vendi(eigen)), float(np.log(eigen + LOGDET_FLOOR).mean()))
 
 
-def diversity_of(pairs: Pairs, rows: Rows) -> tuple[Diversity, Diversity]:
-    """Spread of (LoRA, real) images at equal n and of the same subjects, one image each."""
-    rows = rows[pairs.first[rows]]
+def quality(pairs: Pairs, in_style_percentile: float) -> Floats:
+    """n: how far each LoRA image counts as variety, in [0, 1].
+
+    1 for an image as close to the style as the given percentile of the real ones, less in
+    proportion to 0 for one as close as the mean base image (or as far below that percentile
+    as the real images' median is above it, where that is lower). 0 for unsound ones.
+    """
+    base, lora, real = pairs.closeness
+    own = np.unique(pairs.anchor, return_index=True)[1]
+    full, median = np.percentile(real[own], [in_style_percentile, 50])
+    width = max(full - base.mean(), median - full, EPSILON)
+    found: Floats = np.clip(1.0 - (full - lora) / width, 0.0, 1.0)
+    return found if pairs.sound is None else found * pairs.sound
+
+
+def raw_diversity(
+    pairs: Pairs, in_style_percentile: float, weights: Floats | None = None
+) -> Floats:
+    """0: collapsed to one image, or nothing in the style; 1: as varied as the real images.
+
+    Quality-weighted Vendi score (Nguyen & Dieng 2024, arXiv 2405.02449), less 1, over the
+    real images' of the same subjects: mean quality × (Vendi − 1) / (Vendi of real − 1), the
+    images entering the Gram matrix by their :func:`quality`. So pictures outside the style
+    (noise, broken ones), which plain Vendi takes for the greatest variety, count nothing. 0
+    where there is no variety to compare with.
+    """
+    rows = pairs.first
+    counts = _weights(weights, len(pairs.anchor))[:, rows]
+    good = counts * quality(pairs, in_style_percentile)[rows]
+    lora = _vendis(pairs.lora[rows], good)
+    real = _vendis(pairs.real[pairs.anchor[rows]], counts)
+    return _ratio(good.sum(axis=1) * (lora - 1), counts.sum(axis=1) * (real - 1))
+
+
+def diversity_of(pairs: Pairs) -> tuple[Diversity, Diversity]:
+    """Plain spread of (LoRA, real) images at equal n and of the same subjects, one image each."""
+    rows = pairs.first
     return spread(pairs.lora[rows]), spread(pairs.real[pairs.anchor[rows]])
 
 
-def diversity(pairs: Pairs, rows: Rows) -> float:
-    """0: collapsed to one image; 1: as varied as the real images of the same subjects.
-
-    (Vendi − 1) / (Vendi of real − 1), clipped to [0, 1]; 0 where there is no variety to
-    compare with.
-    """
-    lora, real = diversity_of(pairs, rows)
-    return _clip((lora.vendi - 1) / (real.vendi - 1)) if real.vendi - 1 > EPSILON else 0.0
-
-
-def efficiency(base_seconds: Floats, lora_seconds: Floats) -> float:
-    """Fastest base run / fastest LoRA run, at most 1.
+def raw_efficiency(base_seconds: Floats, lora_seconds: Floats) -> Floats:
+    """Fastest base run over fastest LoRA run, along the last axis.
 
     The fastest of several runs is the one that other load on the machine disturbed least.
     """
-    return _clip(float(base_seconds.min() / max(lora_seconds.min(), EPSILON)))
+    return np.atleast_1d(base_seconds.min(axis=-1) / np.maximum(lora_seconds.min(axis=-1), EPSILON))
 
 
-def _clip(value: float) -> float:
-    return float(min(max(value, 0.0), 1.0))
+def raw_drift(drift: Drift, weights: Floats | None = None) -> Floats:
+    """How much of the base's pictures a LoRA leaves where it should leave all.
+
+    (kept − unlike) / (like − unlike): mean cosine of the LoRA's picture with the base's
+    (kept), of the base's with another seed (like), and with other prompts' (unlike). 1: as
+    like as another seed; 0: no more like than another subject. 0 where seeds of one prompt
+    are no more alike than prompts.
+    """
+    kept = (drift.lora * drift.base).sum(axis=1)
+    like = (drift.other * drift.base).sum(axis=1)
+    others = (drift.base.sum(axis=0) - drift.base) / max(len(drift.base) - 1, 1)
+    unlike = mean_of((others * drift.base).sum(axis=1), weights)
+    return _ratio(mean_of(kept, weights) - unlike, mean_of(like, weights) - unlike)
+
+
+def _weights(weights: Floats | None, count: int) -> Floats:
+    return np.ones((1, count)) if weights is None else weights
+
+
+def mean_of(values: Floats, weights: Floats | None = None) -> Floats:
+    """n values → B means."""
+    counts = _weights(weights, len(values))
+    found: Floats = counts @ values.astype(np.float64) / counts.sum(axis=1)
+    return found
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """0 where there is nothing to divide by."""
+    safe = below > EPSILON
+    found: Floats = np.where(safe, above / np.where(safe, below, 1.0), 0.0)
+    return found
+
+
+def _vendi(eigen: Floats) -> Floats:
+    """Eigenvalues (last axis) of a Gram matrix of trace 1 → exp(entropy)."""
+    kept = np.where(eigen > 1e-12, eigen, 1.0)
+    found: Floats = np.exp(-(kept * np.log(kept)).sum(axis=-1))
+    return found
+
+
+def _vendis(images: Vectors, weights: Floats) -> Floats:
+    """Vendi score of k images for each of B×k weights; 1 where all weights are 0."""
+    gram = images.astype(np.float64) @ images.T.astype(np.float64)
+    total = weights.sum(axis=1, keepdims=True)
+    root = np.sqrt(weights / np.where(total > 0, total, 1.0))
+    parts = [
+        _vendi(np.linalg.eigvalsh(gram * part[:, :, None] * part[:, None, :]))
+        for part in (root[start : start + CHUNK] for start in range(0, len(root), CHUNK))
+    ]
+    return np.concatenate(parts)

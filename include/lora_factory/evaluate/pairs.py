@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lora_factory import __version__
+from lora_factory.contracts.base import sha256_json
 from lora_factory.contracts.progress import Progress
 from lora_factory.diffusion.base import GenerationRequest
+from lora_factory.evaluate.cache import PictureCache
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,11 +25,40 @@ if TYPE_CHECKING:
     from lora_factory.diffusion.base import DiffusionBase
     from lora_factory.evaluate.prompts import EvalPrompt
     from lora_factory.evaluate.statistics import Floats
+    from lora_factory.models.profiles import BaseEntry
 
-ADAPTER = "evaluated"
-BATCH = 8
+BATCH = 16
 """Images a batch: the time between two looks at the stop flag is a step of one batch."""
 REPEATS = 5
+PICTURES_VERSION = 1
+"""Raise it when the same request gives another picture."""
+FOLDER = "base_pictures"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA loaded into the base."""
+
+    name: str
+    sha256: str
+    """Of its file."""
+    size: int
+    """Of its file, bytes."""
+    seconds: float
+    """Reading and attaching it: what a hot swap costs."""
+
+    @classmethod
+    def load(cls, base: DiffusionBase, name: str, file: Path) -> Adapter:
+        """Attach a file to the base.
+
+        Raises:
+            ModelError: it isn't a LoRA for this base.
+        """
+        start = time.perf_counter()
+        base.load_adapter(name, file)
+        seconds = time.perf_counter() - start
+        data = file.read_bytes()
+        return cls(name, hashlib.sha256(data).hexdigest(), len(data), seconds)
 
 
 @dataclass(frozen=True)
@@ -45,44 +78,98 @@ class Timings:
     swapped: Floats
 
 
-def generate_pairs(
-    base: DiffusionBase, prompts: Sequence[EvalPrompt], spec: EvaluateSpec, ctx: StageContext
-) -> tuple[list[Image], list[Image]]:
-    """Images of the base and of the adapter ``ADAPTER``, row by row.
+class Painter:
+    """Makes pictures of a base, with or without an adapter, or finds those made before.
 
-    Pictures go to ``ctx.scratch`` as they are made, so that a retry goes on from them.
+    The base's own go to a folder that all evaluations on this machine share
+    (``settings.scratch``), an adapter's to ``ctx.scratch``, where a retry finds them.
+    """
+
+    def __init__(
+        self, base: DiffusionBase, revision: str, spec: EvaluateSpec, ctx: StageContext
+    ) -> None:
+        self.base = base
+        self.spec = spec
+        self.ctx = ctx
+        self._revision = revision
+        self.shared = PictureCache(ctx.settings.scratch.expanduser() / FOLDER)
+        self.own = PictureCache(ctx.scratch / "pictures")
+
+    def paint(
+        self,
+        prompts: Sequence[EvalPrompt],
+        adapter: Adapter | None = None,
+        *,
+        strength: float = 1.0,
+        steps: int | None = None,
+        what: str = "pictures",
+    ) -> list[Image]:
+        """One picture a prompt, in order; ``steps`` defaults to the spec's.
+
+        Raises:
+            Interrupted: the stage was asked to stop; what is made so far is kept.
+        """
+        steps = steps or self.spec.steps
+        cache = self.shared if adapter is None else self.own
+        keys = [self.key(prompt, adapter, strength, steps) for prompt in prompts]
+        side = self.base.entry.resolution
+        found = [cache.get(key, side) for key in keys]
+        missing = [row for row, image in enumerate(found) if image is None]
+        batch = min(BATCH, self.base.entry.batch_size)
+        progress = Progress("evaluate", len(prompts), what)
+        progress.advance(len(prompts) - len(missing))
+        for start in range(0, len(missing), batch):
+            self.ctx.check_stop()
+            rows = missing[start : start + batch]
+            made = self._make([prompts[row] for row in rows], adapter, strength, steps)
+            for row, image in zip(rows, made, strict=True):
+                cache.put(keys[row], image)
+                found[row] = image
+            progress.advance(len(rows))
+        if adapter is None and missing:
+            cache.trim()
+        return [image for image in found if image is not None]
+
+    def key(self, prompt: EvalPrompt, adapter: Adapter | None, strength: float, steps: int) -> str:
+        """Hex digits over everything that decides a picture."""
+        return sha256_json({
+            "base": self._revision,
+            "device": self.base.device,
+            "adapter": None if adapter is None else [adapter.sha256, strength],
+            "prompt": prompt.text,
+            "seed": prompt.seed,
+            "steps": steps,
+            "guidance": self.spec.guidance,
+            "resolution": self.base.entry.resolution,
+            "code": [__version__, PICTURES_VERSION],
+        })
+
+    def _make(
+        self, prompts: Sequence[EvalPrompt], adapter: Adapter | None, strength: float, steps: int
+    ) -> list[Image]:
+        self.base.use_adapter(None if adapter is None else adapter.name, strength)
+        return self.base.generate(
+            [GenerationRequest(prompt.text, prompt.seed) for prompt in prompts],
+            steps=steps,
+            guidance=self.spec.guidance,
+            batch_size=len(prompts),
+            on_step=lambda _done, _all: not self.ctx.stop.is_set(),
+        )
+
+
+def base_megabytes(entry: BaseEntry) -> float | None:
+    """Size of a local base's weight files; None where they lie in a hub's cache."""
+    folder = Path(entry.location())
+    return sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6 or None
+
+
+def time_one_picture(painter: Painter, adapter: Adapter, prompt: EvalPrompt) -> Timings:
+    """Time one picture in three ways, taking turns, so that other load hits all alike.
 
     Raises:
         Interrupted: the stage was asked to stop.
     """
-    made: dict[str, list[Image]] = {"base": [], "lora": []}
-    batch = min(BATCH, base.entry.batch_size)
-    progress = Progress("evaluate", 2 * len(prompts), "pictures")
-    for start in range(0, len(prompts), batch):
-        part = prompts[start : start + batch]
-        for side, adapter in (("base", None), ("lora", ADAPTER)):
-            ctx.check_stop()
-            files = [ctx.scratch / side / f"{start + i:04d}.png" for i in range(len(part))]
-            images = _kept(files)
-            if images is None:
-                base.use_adapter(adapter)
-                images = base.generate(
-                    [GenerationRequest(prompt.text, prompt.seed) for prompt in part],
-                    steps=spec.steps,
-                    guidance=spec.guidance,
-                    batch_size=batch,
-                    on_step=lambda _done, _all: not ctx.stop.is_set(),
-                )
-                _keep(images, files)
-            made[side] += images
-            progress.advance(len(part))
-    return made["base"], made["lora"]
-
-
-def time_one_picture(
-    base: DiffusionBase, prompt: EvalPrompt, spec: EvaluateSpec, ctx: StageContext
-) -> Timings:
-    """Time one picture in three ways, taking turns, so that other load hits all alike."""
+    base, spec, ctx = painter.base, painter.spec, painter.ctx
     request = [GenerationRequest(prompt.text, prompt.seed)]
     clock = time.process_time if base.device == "cpu" else time.perf_counter
 
@@ -91,10 +178,10 @@ def time_one_picture(
         base.generate(request, steps=steps, guidance=spec.guidance, batch_size=1)
 
     def timed(way: str, steps: int) -> float:
-        base.use_adapter(ADAPTER if way == "swapped" else None)
+        base.use_adapter(adapter.name if way == "swapped" else None)
         start = clock()
         if way == "fused":
-            base.fuse_adapter(ADAPTER)
+            base.fuse_adapter(adapter.name)
         picture(steps)
         if way == "fused":
             base.unfuse_adapter()
@@ -105,23 +192,3 @@ def time_one_picture(
         timed(way, 2)  # warm-up
     seconds = np.array([[timed(way, spec.steps) for way in ways] for _ in range(REPEATS)])
     return Timings(*seconds.T)
-
-
-def _kept(files: Sequence[Path]) -> list[Image] | None:
-    from PIL import Image as PilImage
-
-    if not all(file.is_file() for file in files):
-        return None
-    images = []
-    for file in files:
-        with PilImage.open(file) as image:
-            images.append(image.convert("RGB"))
-    return images
-
-
-def _keep(images: Sequence[Image], files: Sequence[Path]) -> None:
-    for image, file in zip(images, files, strict=True):
-        file.parent.mkdir(exist_ok=True)
-        part = file.with_suffix(".part")
-        image.save(part, format="PNG")
-        part.replace(file)

