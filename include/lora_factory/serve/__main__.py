@@ -21,6 +21,7 @@ from lora_factory.contracts.settings import Settings
 from lora_factory.diffusion.families import load_base
 from lora_factory.errors import FactoryError
 from lora_factory.guard.output import output_guard
+from lora_factory.guard.provenance.marks import image_marker
 from lora_factory.models.loaders import limit_threads
 from lora_factory.models.profiles import BaseEntry, load_profile
 from lora_factory.serve.app import create_app
@@ -78,6 +79,7 @@ def build(profile: str, base: str | None, data: Path, settings: Settings) -> Fas
         data=data.expanduser(),
         base=entry,
         catalog=Catalog(settings.catalog.get_secret_value()),
+        marker=image_marker(settings, data.expanduser() / "provenance"),
         token=settings.serve_token.get_secret_value(),
     )
     guard = functools.partial(output_guard, bases, settings)

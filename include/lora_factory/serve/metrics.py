@@ -34,6 +34,12 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self.marking = Histogram(
+            "lora_marking_duration_seconds",
+            "Watermark, PNG and manifest of one picture",
+            buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+            registry=self.registry,
+        )
         self.waiting = Histogram(
             "lora_queue_wait_seconds",
             "Waiting for the engine",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import io
 import secrets
 import time
 import uuid
@@ -28,6 +27,8 @@ from lora_factory.contracts.serving import (
 from lora_factory.diffusion.base import GenerationRequest
 from lora_factory.errors import ServiceUnavailable, SpecError
 from lora_factory.guard.content import check_prompt
+from lora_factory.guard.provenance.c2pa import Facts
+from lora_factory.guard.provenance.marks import marks_of
 from lora_factory.serve.engine import Drawn, Settings
 from lora_factory.serve.metrics import BASE
 from lora_factory.serve.services import TARGET, Services, Wired
@@ -51,7 +52,7 @@ async def generate(body: GenerateRequest, request: Request, wired: Wired) -> Gen
     drawn = await _draw(body, model, seed, wired)
     if drawn.image is None:
         _refuse("picture", drawn.finding.rule, wired)
-    image = await asyncio.to_thread(_png, drawn.image)
+    image = await asyncio.to_thread(_marked, drawn.image, model, wired)
     generation = Generation(
         id=str(uuid.uuid4()),
         name=model.name if model else None,
@@ -69,6 +70,7 @@ async def generate(body: GenerateRequest, request: Request, wired: Wired) -> Gen
         seed=seed,
         seconds=round(time.monotonic() - started, 3),
         rating_token=wired.tokens.issue(generation.id) if ratable else None,
+        marks=marks_of(drawn.image.size),
     )
 
 
@@ -122,10 +124,20 @@ async def _draw(body: GenerateRequest, model: Model | None, seed: int, wired: Se
     return drawn
 
 
-def _png(image: Image) -> str:
-    out = io.BytesIO()
-    image.save(out, format="PNG")
-    return base64.b64encode(out.getvalue()).decode()
+def _marked(image: Image, model: Model | None, wired: Services) -> str:
+    """The picture as base64 of a PNG with its marks."""
+    base = wired.config.base
+    facts = Facts(
+        base=base.name,
+        base_revision=base.resolve_revision(),
+        adapter=model.name if model else None,
+        version=model.version if model else None,
+        lora_sha256=model.sha256 if model else None,
+    )
+    started = time.monotonic()
+    data = wired.config.marker.mark_image(image, facts)
+    wired.metrics.marking.observe(time.monotonic() - started)
+    return base64.b64encode(data).decode()
 
 
 @router.post("/v1/feedback", status_code=201)
@@ -159,6 +171,7 @@ def adapters(wired: Wired) -> AdapterList:
                 base=model.base,
                 trigger=model.trigger,
                 overall=model.overall,
+                taken_down=model.taken_down is not None,
             )
             for model in wired.catalog.live_models(TARGET)
         )
@@ -173,10 +186,10 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 def readyz(wired: Wired) -> dict[str, str]:
-    """The engine can draw and the catalog answers; else 503."""
+    """The engine can draw and the catalog answers; else 503. Names the key of the marks."""
     wired.engine.check_ready()
     wired.catalog.check()
-    return {"status": "ready"}
+    return {"status": "ready", "image_key": wired.config.marker.key_note}
 
 
 @router.get("/metrics", include_in_schema=False)

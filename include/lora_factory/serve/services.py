@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from lora_factory.guard.provenance.marks import ImageMarker
 from lora_factory.models.profiles import BaseEntry
 from lora_factory.serve.adapters import AdapterFolder
 from lora_factory.serve.engine import Engine
@@ -25,6 +26,7 @@ class ServeConfig:
     data: Path
     base: BaseEntry
     catalog: Catalog
+    marker: ImageMarker
     token: str = field(default="", repr=False)
     max_upload: int = 2 * 1024**3
     timeout: float = 120.0

@@ -18,6 +18,7 @@ from lora_factory.contracts.settings import Settings
 from lora_factory.diffusion.families import load_base
 from lora_factory.guard.images import ImageFilter
 from lora_factory.guard.output import OutputGuard, output_guard
+from lora_factory.guard.provenance.marks import image_marker
 from lora_factory.models.profiles import Profile, load_profile
 from lora_factory.serve.app import create_app
 from lora_factory.serve.engine import Engine
@@ -45,7 +46,9 @@ def serving(
     """The app with the embedded base and a guard, once /readyz has answered ``ready``."""
     entry = EMBEDDED.base("emoji", "art")
     engine = Engine(functools.partial(load_base, entry), guard)
-    app = create_app(ServeConfig(data=data, base=entry, catalog=Catalog(dsn)), engine)
+    marker = image_marker(Settings(), data / "provenance")
+    config = ServeConfig(data=data, base=entry, catalog=Catalog(dsn), marker=marker)
+    app = create_app(config, engine)
     with TestClient(app) as client:
         deadline = time.monotonic() + 30
         while "being loaded" in (answer := client.get("/readyz")).text:

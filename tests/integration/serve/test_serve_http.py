@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from lora_factory.guard.provenance.c2pa import read_credentials
 from lora_factory.serve.keys import RatingTokens, load_key
 from serving_app import ADMIN, Server
 
@@ -85,16 +86,35 @@ def test_a_live_adapter_changes_the_picture_and_strength_scales_it(
         "base": "emoji",
         "trigger": "icnx",
         "overall": 0.9,
+        "taken_down": False,
     }
     assert expected in listed
 
 
 def test_a_random_seed_is_told(server: Server) -> None:
-    body = server.client.post("/v1/generate", json={"prompt": "a cat", "steps": 1}).json()
-    again = server.client.post(
-        "/v1/generate", json={"prompt": "a cat", "steps": 1, "seed": body["seed"]}
-    ).json()
-    assert again["image"] == body["image"]
+    first = server.draw(prompt="a cat", seed=None, steps=1)
+    again = server.draw(prompt="a cat", seed=first.json()["seed"], steps=1)
+    assert np.array_equal(pixels(again), pixels(first))
+
+
+def test_every_picture_says_what_made_it_and_nothing_of_what_was_asked(
+    server: Server, live: str
+) -> None:
+    body = server.draw(adapter="icons", prompt="a marzipan pig").json()
+    data = base64.b64decode(body["image"])
+    found = read_credentials(data, (server.data / "provenance" / "trust.pem").read_text())
+    assert found is not None
+    assert (found.state, found.generated) == ("Trusted", True)
+    assert body["marks"] == ["c2pa"]  # 64 pixels hold no watermark
+    assert (found.generation["adapter"], found.generation["version"]) == ("icons", live)
+    assert found.generation["lora_sha256"].startswith(live)
+    told = {"base", "base_revision", "adapter", "version", "lora_sha256"}
+    assert set(found.generation) == told  # no prompt, no seed, no user
+    assert b"marzipan" not in data
+    base = read_credentials(base64.b64decode(server.draw().json()["image"]))
+    assert base is not None
+    assert set(base.generation) == {"base", "base_revision"}
+    assert metric(server, "lora_marking_duration_seconds_count") >= 2
 
 
 def test_many_at_once_get_their_own_pictures_or_a_429(server: Server, live: str) -> None:
@@ -359,7 +379,9 @@ def test_a_file_that_rots_on_disk_is_refused_when_it_is_loaded(
 
 def test_health_metrics_and_openapi(server: Server, live: str) -> None:
     assert server.client.get("/healthz").json() == {"status": "ok"}
-    assert server.client.get("/readyz").json() == {"status": "ready"}
+    ready = server.client.get("/readyz").json()
+    assert ready["status"] == "ready"
+    assert ready["image_key"].startswith("self-made, sha256 ")
     before = metric(server, "lora_generations_total", adapter="icons")
     server.draw(adapter="icons")
     assert metric(server, "lora_generations_total", adapter="icons") == before + 1
