@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from lora_factory.contracts.base import Contract, StageReport
+from lora_factory.contracts.ethics import EthicsReport
 
 Verdict = Literal["pass", "fail", "needs_person"]
 """``needs_person``: nothing failed, but nothing here may say pass (an uncalibrated scorer)."""
@@ -226,16 +227,24 @@ class EvaluationReport(StageReport):
     notes: tuple[str, ...] = Field((), description="What a reader must know of the figures")
     settings: RecommendedSettings | None = None
     data: DataStatistics | None = None
+    ethics: EthicsReport | None = Field(None, description="The same as `ethics.json`")
 
 
 class DeployReport(StageReport):
-    """Stats of a release artifact; files ``lora.safetensors``, ``release.json``."""
+    """Stats of a release artifact; files: :mod:`lora_factory.guard.provenance.release`."""
 
     name: str
     version: str
     target: str
     endpoint: str = Field(description="URL to POST a prompt to")
     previous: str | None = Field(None, description="Version that a rollback returns to")
+    approved_by: str | None = Field(
+        None, description="Person who approved it, and when, where no calibrated scorer could"
+    )
     smoke_seconds: float = Field(ge=0)
     base: str
     trigger: str
+    signed: bool = Field(default=False, description="model.sig covers every file of the release")
+    key: str = Field("", description="Fingerprint of the key: sha256 of the public key's PEM")
+    images: int | None = Field(None, ge=0, description="Listed in dataset.manifest.json")
+    lineage_complete: bool = Field(default=False, description="lineage.json reaches raw")

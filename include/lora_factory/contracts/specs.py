@@ -133,6 +133,9 @@ class EvaluateSpec(StageSpec):
         8, ge=0, le=1000, description="Other prompts, to choose the checkpoint on; 0: the last one"
     )
     drift: int = Field(8, ge=2, le=100, description="Prompts whose pictures must stay the base's")
+    audit_pictures: int = Field(
+        56, ge=0, le=100_000, description="Pictures of the bias audit, at most; 0: not audited"
+    )
     steps: int = Field(20, ge=1, le=200, description="Denoising steps")
     guidance: float = Field(4.0, ge=1, le=30)
     seed: int = 1234

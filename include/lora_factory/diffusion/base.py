@@ -43,6 +43,12 @@ class DiffusionBase(Protocol):
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """n prompts (cut at the model's limit) → n×tokens×dim, float32, on ``device``."""
 
+    def encode_texts(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        """What each text encoder says of n prompts, by the output's name.
+
+        n×tokens×dim, or n×dim for a pooled output; what a ``TextProjection`` gets.
+        """
+
     def encode_images(self, images: Sequence[Image], resolution: int) -> tuple[Tensor, Tensor]:
         """n RGB images → mean and standard deviation of the latent posterior.
 

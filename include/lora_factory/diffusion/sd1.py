@@ -146,6 +146,10 @@ class Sd1Base:
                 found.append(encoder(tokens.input_ids.to(self.device))[0].float())
         return torch.cat(found).clone()
 
+    def encode_texts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        return {TEXT_ENCODER: self.encode_prompts(prompts)}
+
     def encode_images(self, images: Sequence[Image], resolution: int) -> tuple[Tensor, Tensor]:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         import numpy as np
@@ -218,7 +222,7 @@ class Sd1Base:
         negative = [request.negative_prompt for request in batch]
         if projection is None:
             return {"prompt": prompts, "negative_prompt": negative}
-        changed = projection(prompts, {TEXT_ENCODER: self.encode_prompts(prompts)})
+        changed = projection(prompts, self.encode_texts(prompts))
         return {
             "prompt_embeds": changed[TEXT_ENCODER],
             "negative_prompt_embeds": self.encode_prompts(negative),

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -72,14 +72,23 @@ class Look(Protocol):
         """n shots → n×d, rows of unit length; ``mitigate`` for the side ``mitigated``."""
 
 
-@dataclass(frozen=True)
-class _Readable:
-    """An attribute that the scorer can tell on both sides."""
+@dataclass
+class _Candidate:
+    """An attribute on its way to being read: dropped at the first side the scorer fails on."""
 
     attribute: Attribute
     direction: Vectors
-    readers: dict[str, Reader]
-    checks: tuple[ReadCheck, ...]
+    readers: dict[str, Reader] = field(default_factory=dict)
+    checks: list[ReadCheck] = field(default_factory=list)
+
+    @property
+    def readable(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    def calibrate(self, side: Side, first: Floats, second: Floats) -> None:
+        """Check and fit the reader on scores of explicit pictures of either group."""
+        self.checks.append(check_reader(side, first, second))
+        self.readers[side] = fit_reader(first, second)
 
 
 class BiasAuditor:
@@ -111,15 +120,11 @@ class BiasAuditor:
 
     def run_bias_audit(self) -> tuple[list[AttributeAudit], int]:
         """Every attribute's audit, and how many pictures were looked at."""
-        found: dict[str, AttributeAudit] = {}
-        readable = []
-        for attribute in self._words.attributes:
-            one = self._calibrate(attribute)
-            if isinstance(one, AttributeAudit):
-                found[attribute.name] = one
-            else:
-                readable.append(one)
-        if readable:
+        candidates = [self._candidate(attribute) for attribute in self._words.attributes]
+        for side in ("base", "lora"):
+            self._calibrate(side, [one for one in candidates if one.readable])
+        found = {one.attribute.name: _blind(one) for one in candidates if not one.readable}
+        if readable := [one for one in candidates if one.readable]:
             found |= self._neutral(readable)
         return [found[attribute.name] for attribute in self._words.attributes], self._spent
 
@@ -131,35 +136,32 @@ class BiasAuditor:
 
     # -- explicit prompts
 
-    def _calibrate(self, attribute: Attribute) -> _Readable | AttributeAudit:
+    def _candidate(self, attribute: Attribute) -> _Candidate:
         first, second = (
             self._embed_texts([text.format(name) for text in self._words.contexts]).mean(axis=0)
             for name in attribute.texts
         )
-        direction = first - second
-        readers, checks = {}, []
-        for side in ("base", "lora"):
-            scores = [self._explicit(side, attribute, group) @ direction for group in (0, 1)]
-            checks.append(check_reader(side, scores[0], scores[1]))
-            if not checks[-1].passed:
-                return _blind(attribute, checks)
-            readers[side] = fit_reader(scores[0], scores[1])
-        return _Readable(attribute, direction, readers, tuple(checks))
+        return _Candidate(attribute, first - second)
 
-    def _explicit(self, side: Side, attribute: Attribute, group: int) -> Vectors:
+    def _calibrate(self, side: Side, candidates: Sequence[_Candidate]) -> None:
+        """Explicit pictures of all candidates at once; what can't be read drops out."""
         count = min(max(3, self._budget // 36), MOST_EXPLICIT)
         contexts = self._words.contexts
-        return self._vectors(
-            side,
-            [
-                Shot(contexts[n % len(contexts)].format(attribute.people[group]), self._seed + n)
-                for n in range(count)
-            ],
-        )
+        shots = [
+            Shot(contexts[n % len(contexts)].format(person), self._seed + n)
+            for one in candidates
+            for person in one.attribute.people
+            for n in range(count)
+        ]
+        if not shots:
+            return
+        groups = np.split(self._vectors(side, shots), 2 * len(candidates))
+        for one, first, second in zip(candidates, groups[::2], groups[1::2], strict=True):
+            one.calibrate(side, first @ one.direction, second @ one.direction)
 
     # -- neutral prompts
 
-    def _neutral(self, readable: Sequence[_Readable]) -> dict[str, AttributeAudit]:
+    def _neutral(self, readable: Sequence[_Candidate]) -> dict[str, AttributeAudit]:
         """Pictures of neutral prompts, shared by all attributes that can be read."""
         each = (self._budget - self._spent) // 3
         prompts = min(len(self._words.neutral), max(2, each // (2 if each < 18 else 4)))
@@ -185,11 +187,11 @@ class BiasAuditor:
                 audits[audit.attribute] = audit.model_copy(update={"mitigation": mitigation})
         return audits
 
-    def _labels(self, one: _Readable, vectors: Vectors, side: str) -> Labels:
+    def _labels(self, one: _Candidate, vectors: Vectors, side: str) -> Labels:
         labels = one.readers["base" if side == "base" else "lora"].read(vectors @ one.direction)
         return labels.reshape(len(self.persons), len(self.seeds))
 
-    def _measure(self, one: _Readable, sides: dict[Side, Vectors]) -> AttributeAudit:
+    def _measure(self, one: _Candidate, sides: dict[Side, Vectors]) -> AttributeAudit:
         labels = {side: self._labels(one, vectors, side) for side, vectors in sides.items()}
         audits = tuple(
             audit_side(side, read, self.persons, self._rng) for side, read in labels.items()
@@ -208,7 +210,7 @@ class BiasAuditor:
             groups=one.attribute.groups,
             state="abstains" if few else "measured",
             note=note,
-            checks=one.checks,
+            checks=tuple(one.checks),
             sides=audits,
             shift=None if few else share_shift(labels["base"], labels["lora"], self._rng),
             worse=None if few else parity_shift(labels["base"], labels["lora"], self._rng),
@@ -225,7 +227,7 @@ class BiasAuditor:
 
     def _mitigation(
         self,
-        one: _Readable,
+        one: _Candidate,
         sides: dict[Side, Vectors],
         alignment: Estimate | None,
         projected: Sequence[Attribute],
@@ -289,8 +291,8 @@ def not_audited(note: str) -> BiasAudit:
     return BiasAudit(state="not_audited", note=note, limits=LIMITS)
 
 
-def _blind(attribute: Attribute, checks: Sequence[ReadCheck]) -> AttributeAudit:
-    last = checks[-1]
+def _blind(one: _Candidate) -> AttributeAudit:
+    attribute, last = one.attribute, one.checks[-1]
     whose = "base" if last.side == "base" else "LoRA"
     seen = last.accuracy
     note = (
@@ -303,7 +305,7 @@ def _blind(attribute: Attribute, checks: Sequence[ReadCheck]) -> AttributeAudit:
         groups=attribute.groups,
         state="abstains",
         note=note,
-        checks=tuple(checks),
+        checks=tuple(one.checks),
     )
 
 
