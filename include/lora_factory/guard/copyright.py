@@ -32,7 +32,7 @@ def copyright_check(
     Under policy ``block`` the check passes without a verbatim hit and with no more hits than
     originals may give by chance (``cuts.chance``, one-sided binomial test at 5%): a rule that
     takes up to 2% of originals for copies would else close the gate on a third of all honest
-    LoRAs, by 24 pictures alone.
+    LoRAs, by 24 pictures alone. Without a picture it doesn't pass.
 
     Args:
         found: the nearest work of each of n pictures, of ``CopyDetector`` or ``ProtectedIndex``.
@@ -58,7 +58,7 @@ def copyright_check(
     verbatim = sum(hit.verbatim for hit in hits)
     plain = sum(hit.plain for hit in hits)
     by_chance = chance_of(copied, len(hits), cuts.chance)
-    clean = verbatim == 0 and by_chance >= LEAST_CHANCE
+    clean = bool(hits) and verbatim == 0 and by_chance >= LEAST_CHANCE
     worst = sorted(hits, key=lambda hit: (hit.verbatim, hit.copied, hit.similarity), reverse=True)
     return CopyrightCheck(
         against=against,

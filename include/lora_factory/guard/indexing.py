@@ -15,6 +15,7 @@ from lora_factory.guard.copying import CALIBRATION_LIMIT, PLAIN, Cuts, perceptua
 from lora_factory.guard.protected import (
     AGREES,
     CHUNK,
+    CROPS,
     FEWEST_ORIGINALS,
     RIMS,
     IndexInfo,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lora_factory.models.roles import ImageTextScorer, Vectors
 
 log = logging.getLogger(__name__)
+Shares = tuple[float, float, float, float]
 TWIN_BITS = 6
 """Works this close by hash and above ``PLAIN`` by cosine are one work under two names."""
 BLANK = 4.0
@@ -59,13 +61,13 @@ def build_index(
         DataError: no usable image, or too few originals to calibrate on.
     """
     skipped: list[Skipped] = []
-    kept, vectors, hashes = _read(works, scorer, RIMS, skipped, on_image)
+    kept, vectors, hashes = _read(works, scorer, skipped, on_image)
     if not kept:
         raise DataError(_nothing(works, skipped))
     seen, marks = vectors[:0, 0], hashes[:0, :2]
     if originals is not None:
         more: list[Skipped] = []
-        others, grown, printed = _read(originals, scorer, RIMS[:1], more, on_image)
+        others, grown, printed = _read(originals, scorer, more, on_image)
         seen, marks = grown[:, 0], printed[:, :2]
         log.info("originals: %d images, %d files left out", len(others), len(more))
     cosines, bits, twins = _closeness(vectors, hashes, seen, marks)
@@ -95,23 +97,20 @@ def build_index(
 
 
 def _read(
-    folder: Path,
-    scorer: ImageTextScorer,
-    rims: Sequence[float],
-    skipped: list[Skipped],
-    on_image: Callable[[], None],
+    folder: Path, scorer: ImageTextScorer, skipped: list[Skipped], on_image: Callable[[], None]
 ) -> tuple[list[Work], Vectors, Hashes]:
-    """Works, n×2r×d embeddings and n×2r×64 hashes of the images under a folder, r rims each."""
+    """Works under a folder, and their n×6×d embeddings and n×22×64 hashes."""
     kept: list[Work] = []
     vectors: list[Vectors] = []
     hashes: list[Hashes] = []
     for works, images in _chunks(folder, skipped, on_image):
         kept += works
-        views = [view for rim in rims for view in _views(images, rim)]
-        vectors.append(np.stack([scorer.embed_images(view) for view in views], axis=1))
-        hashes.append(np.stack([perceptual_hashes(view)[:, 0] for view in views], axis=1))
+        seen = [scorer.embed_images(view) for rim in RIMS for view in _views(images, rim)]
+        vectors.append(np.stack(seen, axis=1))
+        marks = [perceptual_hashes([_inner(i, crop) for i in images]) for crop in CROPS]
+        hashes.append(np.concatenate(marks, axis=1))
     if not kept:
-        return [], np.zeros((0, 2 * len(rims), 1), np.float32), np.zeros((0, 2, 64), bool)
+        return [], np.zeros((0, 1, 1), np.float32), np.zeros((0, 2, 64), bool)
     return kept, np.concatenate(vectors).astype(np.float32), np.concatenate(hashes)
 
 
@@ -161,18 +160,26 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(f for f in files if not f.name.startswith("."))
 
 
-def _views(images: Sequence[Image], rim: float) -> Iterator[list[Image]]:
-    """The images without a rim, and the same mirrored."""
+def _views(images: Sequence[Image], crop: Shares) -> Iterator[list[Image]]:
+    """The images cropped, and the same mirrored."""
     from PIL import ImageOps
 
-    inner = [_inner(image, rim) for image in images]
+    inner = [_inner(image, crop) for image in images]
     yield inner
     yield [ImageOps.mirror(image) for image in inner]
 
 
-def _inner(image: Image, rim: float) -> Image:
-    left, top = int(image.width * rim / 2), int(image.height * rim / 2)
-    return image.crop((left, top, image.width - left, image.height - top)) if rim else image
+def _inner(image: Image, crop: Shares) -> Image:
+    """The image without these shares on the left, at the top, right, and bottom."""
+    width, height = image.size
+    left, top, right, bottom = crop
+    cut = (
+        round(width * left),
+        round(height * top),
+        max(width - round(width * right), 1),
+        max(height - round(height * bottom), 1),
+    )
+    return image.crop(cut) if any(crop) else image
 
 
 def _closeness(
