@@ -28,11 +28,8 @@ _LOOKALIKES = str.maketrans(
     "abeezijkmhopcstyxhdqwgiabenikvoptuxwcls" + "oldhfqabcdefghijklmnoprstuvwyz",
 )
 # Letters in filled circles and squares, and as parts of flags; NFKD leaves them alone.
-_LOOKALIKES |= {
-    start + index: letter
-    for start in (0x1F150, 0x1F170, 0x1F1E6)
-    for index, letter in enumerate("abcdefghijklmnopqrstuvwxyz")
-}
+for _start in (0x1F150, 0x1F170, 0x1F1E6):
+    _LOOKALIKES |= {_start + index: ord("a") + index for index in range(26)}
 _LEET = str.maketrans("0134578@$!+|€£¡", "oieastbasitleli")
 _LEET_L = str.maketrans("1!|", "lll")
 # Digits and signs that may stand for a letter stay inside a word; all else separates.

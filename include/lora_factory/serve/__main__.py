@@ -20,12 +20,12 @@ import uvicorn
 from lora_factory.contracts.settings import Settings
 from lora_factory.diffusion.families import load_base
 from lora_factory.errors import FactoryError
-from lora_factory.guard.output import output_guard
 from lora_factory.guard.provenance.marks import image_marker
 from lora_factory.models.loaders import limit_threads
 from lora_factory.models.profiles import BaseEntry, load_profile
 from lora_factory.serve.app import create_app
 from lora_factory.serve.engine import Engine
+from lora_factory.serve.guards import load_guards
 from lora_factory.serve.services import ServeConfig
 from lora_factory.store.catalog import Catalog
 
@@ -82,8 +82,8 @@ def build(profile: str, base: str | None, data: Path, settings: Settings) -> Fas
         marker=image_marker(settings, data.expanduser() / "provenance"),
         token=settings.serve_token.get_secret_value(),
     )
-    guard = functools.partial(output_guard, bases, settings)
-    return create_app(config, Engine(functools.partial(_load, entry, settings), guard))
+    guards = functools.partial(load_guards, bases, settings)
+    return create_app(config, Engine(functools.partial(_load, entry, settings), guards))
 
 
 def _load(entry: BaseEntry, settings: Settings) -> DiffusionBase:

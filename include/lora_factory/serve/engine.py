@@ -1,8 +1,8 @@
 """The engine: one base model, one worker thread, a bounded queue. Knows nothing of HTTP.
 
 Requests that follow each other with the same adapter and settings are drawn as one batch.
-Order is kept, so nobody waits for requests that came later. The guard sees every picture
-before it leaves; without a guard nothing is drawn.
+Order is kept, so nobody waits for requests that came later. The guards see every prompt
+before it is drawn and every picture before it leaves; without them nothing is drawn.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lora_factory.diffusion.base import GenerationRequest
 from lora_factory.errors import ArtifactError, FactoryError, Interrupted, ServiceUnavailable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lora_factory.diffusion.base import DiffusionBase
-    from lora_factory.guard.output import Finding, OutputGuard
+    from lora_factory.serve.guards import Guards
 
 log = logging.getLogger(__name__)
 CHECKED = "checked"  # name of an adapter that is loaded only to see whether it fits
@@ -52,14 +52,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture, what the guard found, how long its request waited and its batch took (s)."""
+    """A picture, or what a guard refused; waiting time and the batch's drawing time, seconds."""
 
     image: Image | None
-    """None: the guard withholds it."""
-    finding: Finding
+    """None: refused."""
     waited: float
     seconds: float
     batch: int
+    refused: Literal["", "prompt", "picture"] = ""
+    rule: str = ""
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Engine:
 
     Args:
         load: makes the base; called in the worker thread.
-        load_guard: makes the guard of its pictures; called there too.
+        load_guards: makes the guards of prompts and pictures; called there too.
         queue_size: requests that may wait; one more is refused with ``queue.Full``.
         batch_size: most requests drawn together.
         keep_adapters: adapters kept loaded; the least recently used one goes first.
@@ -86,13 +87,13 @@ class Engine:
     def __init__(
         self,
         load: Callable[[], DiffusionBase],
-        load_guard: Callable[[], OutputGuard],
+        load_guards: Callable[[], Guards],
         *,
         queue_size: int = 16,
         batch_size: int = 4,
         keep_adapters: int = 4,
     ) -> None:
-        self._load, self._load_guard = load, load_guard
+        self._load, self._load_guards = load, load_guards
         self._size, self._batch, self._keep = queue_size, batch_size, keep_adapters
         self._items: deque[_Item] = deque()
         self._changed = threading.Condition()
@@ -157,7 +158,7 @@ class Engine:
     def _work(self) -> None:
         what = "guard"
         try:
-            guard = self._load_guard()
+            guards = self._load_guards()
             what = "base model"
             base = self._load()
         except Exception as err:  # the thread's end: readiness tells why
@@ -167,7 +168,7 @@ class Engine:
         self._ready.set()
         log.info("engine is ready: base %s on %s", base.entry.name, base.device)
         while (batch := self._next()) is not None:
-            self._serve(base, guard, batch)
+            self._serve(base, guards, batch)
         self._failure = "the engine was stopped"
         for item in self._items:
             _fail(item, Interrupted("the service is stopping; ask again"))
@@ -189,7 +190,7 @@ class Engine:
                 batch.append(self._items.popleft())
         return batch
 
-    def _serve(self, base: DiffusionBase, guard: OutputGuard, items: list[_Item]) -> None:
+    def _serve(self, base: DiffusionBase, guards: Guards, items: list[_Item]) -> None:
         """The one boundary: whatever goes wrong with a batch is its requests' answer."""
         batch = [item for item in items if item.future.set_running_or_notify_cancel()]
         if not batch:
@@ -199,30 +200,41 @@ class Engine:
                 self._try(base, batch[0].settings.adapter)
                 batch[0].future.set_result(None)
             else:
-                self._draw(base, guard, batch)
+                self._draw(base, guards, batch)
         except Exception as err:
             if not isinstance(err, FactoryError):
                 log.exception("a batch of %d failed", len(batch))
             for item in batch:
                 _fail(item, err)
 
-    def _draw(self, base: DiffusionBase, guard: OutputGuard, batch: list[_Item]) -> None:
+    def _draw(self, base: DiffusionBase, guards: Guards, batch: list[_Item]) -> None:
         started = time.monotonic()
+        asked = [(item, item.request) for item in batch if item.request is not None]
+        verdicts = guards.prompts.check([request.prompt for _, request in asked])
+        for (item, _), verdict in zip(asked, verdicts, strict=True):
+            if not verdict.allowed:
+                waited = started - item.since
+                item.future.set_result(Drawn(None, waited, 0.0, 0, "prompt", verdict.rule))
+        asked = [one for one, verdict in zip(asked, verdicts, strict=True) if verdict.allowed]
+        if not asked:
+            return
         settings = batch[0].settings
         self._activate(base, settings)
         images = base.generate(
-            [item.request for item in batch if item.request is not None],
+            [request for _, request in asked],
             steps=settings.steps,
             guidance=settings.guidance,
             batch_size=self._batch,
             on_step=lambda _done, _total: not self._stop.is_set(),
         )
-        findings = guard.check(images)
+        findings = guards.pictures.check(images)
         seconds = time.monotonic() - started
-        for item, image, finding in zip(batch, images, findings, strict=True):
-            shown = image if finding.allowed else None
+        for (item, _), image, finding in zip(asked, images, findings, strict=True):
             waited = started - item.since
-            item.future.set_result(Drawn(shown, finding, waited, seconds, len(batch)))
+            drawn = Drawn(image, waited, seconds, len(asked))
+            if not finding.allowed:
+                drawn = Drawn(None, waited, seconds, len(asked), "picture", finding.rule)
+            item.future.set_result(drawn)
 
     def _activate(self, base: DiffusionBase, settings: Settings) -> None:
         """Make the adapter the active one, loading it and dropping the oldest if need be."""

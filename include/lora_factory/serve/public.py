@@ -51,7 +51,7 @@ async def generate(body: GenerateRequest, request: Request, wired: Wired) -> Gen
     seed = secrets.randbelow(2**32) if body.seed is None else body.seed
     drawn = await _draw(body, model, seed, wired)
     if drawn.image is None:
-        _refuse("picture", drawn.finding.rule, wired)
+        _refuse(drawn.refused, drawn.rule, wired)
     image = await asyncio.to_thread(_marked, drawn.image, model, wired)
     generation = Generation(
         id=str(uuid.uuid4()),
@@ -118,9 +118,10 @@ async def _draw(body: GenerateRequest, model: Model | None, seed: int, wired: Se
     except TimeoutError as err:
         msg = f"no picture within {timeout:.0f} s; ask for fewer steps or try again later"
         raise ServiceUnavailable(msg) from err
-    wired.metrics.generations.labels(model.name if model else BASE).inc()
     wired.metrics.waiting.observe(drawn.waited)
-    wired.metrics.drawing.observe(drawn.seconds)
+    if drawn.refused != "prompt":
+        wired.metrics.generations.labels(model.name if model else BASE).inc()
+        wired.metrics.drawing.observe(drawn.seconds)
     return drawn
 
 

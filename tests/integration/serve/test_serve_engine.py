@@ -19,10 +19,13 @@ from lora_factory.contracts.settings import Settings as DeploymentSettings
 from lora_factory.diffusion.base import DiffusionBase, GenerationRequest, OnStep
 from lora_factory.diffusion.families import load_base
 from lora_factory.errors import ArtifactError, Interrupted, ModelError, ServiceUnavailable
+from lora_factory.guard.content import Verdict
 from lora_factory.guard.images import Finding
+from lora_factory.guard.meaning import PromptFilter
 from lora_factory.guard.output import OutputGuard
 from lora_factory.models.profiles import load_profile
 from lora_factory.serve.engine import AdapterFile, Drawn, Engine, Settings, file_sha256
+from lora_factory.serve.guards import Guards
 
 pytestmark = pytest.mark.integration
 PLAIN = Settings(None, 1, 4.0)
@@ -98,6 +101,13 @@ class RefusesSeed99:
         ]
 
 
+class RefusesBadWords:
+    """In the prompt filter's place."""
+
+    def check(self, texts: Sequence[str]) -> list[Verdict]:
+        return [Verdict("bad" not in text, "meaning" * ("bad" in text)) for text in texts]
+
+
 @pytest.fixture(scope="module")
 def embedded() -> DiffusionBase:
     return load_base(load_profile("embedded", DeploymentSettings()).base("emoji", "art"))
@@ -115,7 +125,7 @@ def base(embedded: DiffusionBase) -> Iterator[Recorder]:
 def engine(base: Recorder) -> Iterator[Engine]:
     made = Engine(
         lambda: cast("DiffusionBase", base),
-        lambda: OutputGuard([RefusesSeed99(base)]),
+        lambda: Guards(cast("PromptFilter", RefusesBadWords()), OutputGuard([RefusesSeed99(base)])),
         queue_size=6,
         batch_size=3,
         keep_adapters=2,
@@ -255,9 +265,25 @@ def test_a_refused_picture_never_leaves_and_its_neighbours_do(
     busy.result(5)
     one, refused, other = (future.result(5) for future in waiting)
     assert base.batches[-1][2] == [1, 99, 2]
-    assert (refused.image, refused.finding.rule) == (None, "unsafe_image")
+    assert (refused.image, refused.refused, refused.rule) == (None, "picture", "unsafe_image")
     assert one.image is not None
     assert other.image is not None
+
+
+def test_a_refused_prompt_is_not_drawn_and_its_neighbours_are(
+    base: Recorder, engine: Engine
+) -> None:
+    busy = hold(base, engine)
+    waiting = [ask(engine, 1), ask(engine, 2, prompt="bad"), ask(engine, 3)]
+    base.gate.set()
+    busy.result(5)
+    one, refused, other = (future.result(5) for future in waiting)
+    assert base.batches[-1][2] == [1, 3]
+    assert (refused.image, refused.refused, refused.rule) == (None, "prompt", "meaning")
+    assert (one.batch, other.batch) == (2, 2)
+    alone = ask(engine, 4, prompt="bad").result(5)
+    assert (alone.image, alone.seconds) == (None, 0)
+    assert len(base.batches) == 2
 
 
 def test_a_picture_that_the_guard_could_not_judge_never_leaves(engine: Engine) -> None:
