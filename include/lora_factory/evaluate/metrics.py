@@ -221,16 +221,17 @@ def raw_diversity(
 
     Quality-weighted Vendi score (Nguyen & Dieng 2024, arXiv 2405.02449), less 1, over the
     real images' of the same subjects: mean quality × (Vendi − 1) / (Vendi of real − 1), the
-    images entering the Gram matrix by their :func:`quality`. So pictures outside the style
-    (noise, broken ones), which plain Vendi takes for the greatest variety, count nothing. 0
-    where there is no variety to compare with.
+    images entering the Gram matrix by their :func:`quality`. The ratio is cut at 1, since
+    more variety than the style has is no merit. So pictures outside the style (noise, broken
+    ones), which plain Vendi takes for the greatest variety, count nothing. 0 where there is
+    no variety to compare with.
     """
     rows = pairs.first
     counts = _weights(weights, len(pairs.anchor))[:, rows]
     good = counts * quality(pairs, in_style_percentile)[rows]
     lora = _vendis(pairs.lora[rows], good)
     real = _vendis(pairs.real[pairs.anchor[rows]], counts)
-    return _ratio(good.sum(axis=1) * (lora - 1), counts.sum(axis=1) * (real - 1))
+    return _ratio(good.sum(axis=1), counts.sum(axis=1)) * np.minimum(_ratio(lora - 1, real - 1), 1)
 
 
 def diversity_of(pairs: Pairs) -> tuple[Diversity, Diversity]:

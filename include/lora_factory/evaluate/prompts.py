@@ -83,7 +83,7 @@ def split_prompts(
     wanted = spec.prompts + spec.choosing
     made, blocked = generate_eval_prompts(info, records, wanted, spec.seed)
     # Where there are too few texts for both, choosing gets its share of those there are.
-    choosing = min(spec.choosing, len(made) * spec.choosing // wanted)
+    choosing = min(len(made) * spec.choosing // wanted, max(len(made) - FEWEST, 0))
     report, choose = made[: len(made) - choosing], made[len(made) - choosing :]
     if len(report) < FEWEST:
         msg = (
@@ -137,7 +137,7 @@ def generate_eval_prompts(
             text = record.text if as_is else _template(info, record, place // 2 + lap, dice)
             if text in seen:  # a caption's second turn, or one that two records share
                 text = _template(info, record, place + lap, dice)
-            if text in seen or len(prompts) == count:
+            if text in seen or len(prompts) == count or not check_prompt(text).allowed:
                 continue
             seen.add(text)
             prompts.append(EvalPrompt(text, seed + len(prompts), anchor))

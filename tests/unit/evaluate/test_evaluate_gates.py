@@ -8,10 +8,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from lora_factory.contracts.evaluation import Comparison
 from lora_factory.errors import ModelError
 from lora_factory.evaluate import gates
 from lora_factory.evaluate.metrics import Pairs, Readable
 from lora_factory.guard.copying import Cuts, Nearest
+from lora_factory.guard.output import Finding
 
 
 def noise(count: int, seed: int) -> list[Image.Image]:
@@ -88,7 +90,7 @@ def test_a_style_that_the_scorer_cannot_tell_from_the_base() -> None:
     same = rng.normal(size=(8, 16)).astype(np.float32)
     same /= np.linalg.norm(same, axis=1, keepdims=True)
     pairs = Pairs(same, same, np.arange(8), same, same)
-    assert not gates.style_measurable(pairs, np.arange(8)).passed
+    assert not gates.style_measurable(pairs).passed
 
 
 @pytest.mark.parametrize(
@@ -104,4 +106,51 @@ def test_a_style_that_the_scorer_cannot_tell_from_the_base() -> None:
 def test_subjects_that_are_plainly_missing(
     ratio: float, p_value: float, error: float, passed: bool
 ) -> None:
-    assert gates.shows_subjects(ratio, Readable(p_value, error)).passed == passed
+    assert gates.shows_subjects(ratio, Readable(p_value, error), 0.5).passed == passed
+
+
+def test_one_picture_that_the_guard_refuses_closes_the_gate() -> None:
+    fine, bad = Finding(True, "", 0.1, ""), Finding(False, "unsafe_image", 0.9, "filter 0.900")
+    assert gates.safe_images([fine] * 8).passed
+    gate = gates.safe_images([*[fine] * 7, bad])
+    assert not gate.passed
+    assert gate.detail == (
+        "1 of 8 pictures are refused by the output guard (unsafe_image 1); worst: filter 0.900"
+    )
+
+
+def test_a_guard_that_saw_nothing_passes_nothing() -> None:
+    assert not gates.safe_images([]).passed
+
+
+def comparison(low: float, high: float) -> Comparison:
+    middle = (low + high) / 2
+    return Comparison(
+        lora="file:///lora",
+        checkpoint="lora.safetensors",
+        overall=0.9,
+        incumbent=0.9 - middle,
+        difference=middle,
+        low=low,
+        high=high,
+        n=24,
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "passed"),
+    [
+        (0.01, 0.05, True),
+        (-0.01, 0.09, False),  # better, but it may be chance
+        (0.0, 0.0, False),  # the very same
+        (-0.09, -0.01, False),
+    ],
+)
+def test_the_deployed_model_stays_unless_beaten(low: float, high: float, passed: bool) -> None:
+    gate = gates.beats_incumbent(comparison(low, high))
+    assert gate.passed == passed
+    assert "on 24 pairs" in gate.detail
+
+
+def test_a_deployed_model_that_cannot_be_drawn_is_not_beaten() -> None:
+    assert not gates.no_comparison("its base has changed").passed

@@ -1,13 +1,19 @@
 """The four scores: anchors, pinned values, and sabotage in embedding space."""
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from lora_factory.contracts.evaluation import Constants, Scale
 from lora_factory.evaluate import metrics
-from lora_factory.evaluate.metrics import Pairs
+from lora_factory.evaluate.metrics import Drift, Pairs
+from lora_factory.evaluate.statistics import resample
 
 DIM, REAL = 64, 16
-ROWS = np.arange(24)
+PLAIN = Constants()
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -36,57 +42,170 @@ class World:
         return Pairs(base, made, self.anchor, real, text)
 
 
+def scores(pairs: Pairs) -> dict[str, float]:
+    return {name: float(found[0]) for name, found in metrics.quality_scores(pairs, PLAIN).items()}
+
+
 def test_a_lora_as_good_as_real_images_scores_one() -> None:
-    pairs = World().pairs()
-    assert metrics.fidelity(pairs, ROWS) > 0.97
-    assert metrics.alignment(pairs, ROWS) > 0.95
-    assert metrics.diversity(pairs, ROWS) > 0.95
+    found = scores(World().pairs())
+    assert found["fidelity"] > 0.97
+    assert found["alignment"] > 0.95
+    assert found["diversity"] > 0.9
 
 
 def test_the_base_itself_scores_no_fidelity() -> None:
-    world = World()
-    pairs = world.pairs()
-    same = Pairs(pairs.base, pairs.base, pairs.anchor, pairs.real, pairs.text)
-    assert metrics.fidelity(same, ROWS) == 0.0
+    pairs = World().pairs()
+    found = scores(replace(pairs, lora=pairs.base))
+    assert found["fidelity"] == 0.0
+    assert found["diversity"] < 0.05
 
 
 def test_half_way_is_half() -> None:
     pairs = World().pairs()
-    blend = Pairs(pairs.base, pairs.real[pairs.anchor], pairs.anchor, pairs.real, pairs.text)
-    base, lora, real = metrics.style_similarity(blend, ROWS)
+    blend = replace(pairs, lora=pairs.real[pairs.anchor])
+    base, lora, real = metrics.style_similarity(blend)[:, 0]
     assert lora == pytest.approx(real)
-    assert metrics.fidelity(blend, ROWS) == pytest.approx(1.0)
-    middle = Pairs(
-        pairs.base,
-        (pairs.base + pairs.real[pairs.anchor]) / 2,
-        pairs.anchor,
-        pairs.real,
-        pairs.text,
-    )
-    assert metrics.fidelity(middle, ROWS) == pytest.approx(0.5, abs=1e-6)
+    assert scores(blend)["fidelity"] == pytest.approx(1.0)
+    middle = replace(pairs, lora=(pairs.base + pairs.real[pairs.anchor]) / 2)
+    assert scores(middle)["fidelity"] == pytest.approx(0.5, abs=1e-6)
     assert base < real
+
+
+def test_real_images_are_exactly_as_varied_as_themselves() -> None:
+    pairs = World().pairs()
+    same = replace(pairs, lora=pairs.real[pairs.anchor])
+    assert metrics.raw_diversity(same, 0.0)[0] == pytest.approx(1.0)
 
 
 def test_a_collapsed_lora_has_no_diversity() -> None:
     world = World()
     one = world.images(np.zeros(24, dtype=int), world.style, noise=0.0)
-    assert metrics.diversity(world.pairs(one), ROWS) < 0.01
+    assert scores(world.pairs(one))["diversity"] < 0.01
+
+
+def test_broken_pictures_are_no_variety() -> None:
+    """Plain Vendi takes noise for more varied than any style."""
+    world = World()
+    broken = unit(world.rng.normal(size=(24, DIM)))
+    pairs = world.pairs(broken)
+    lora, real = metrics.diversity_of(pairs)
+    assert lora.vendi > real.vendi
+    assert scores(pairs)["diversity"] < 0.2  # 1.0 before it was weighted
+
+
+def test_half_broken_has_half_the_variety_at_most() -> None:
+    world = World()
+    good = world.pairs()
+    lora = good.lora.copy()
+    lora[::2] = unit(world.rng.normal(size=(12, DIM)))
+    assert scores(replace(good, lora=lora))["diversity"] < 0.5 < scores(good)["diversity"]
+
+
+def test_copied_and_blank_pictures_are_no_variety() -> None:
+    good = World().pairs()
+    none = replace(good, sound=np.zeros(24, dtype=bool))
+    some = replace(good, sound=np.arange(24) % 2 == 0)
+    assert scores(none)["diversity"] == 0.0
+    assert scores(some)["diversity"] < 0.6
 
 
 def test_shuffled_subjects_have_no_alignment() -> None:
     world = World()
     wrong = world.images((world.anchor + 5) % REAL, world.style)
-    pairs = world.pairs(wrong)
-    assert metrics.alignment(pairs, ROWS) < 0.05
-    assert metrics.fidelity(pairs, ROWS) > 0.9
+    found = scores(world.pairs(wrong))
+    assert found["alignment"] < 0.05
+    assert found["fidelity"] > 0.9
 
 
 def test_diversity_compares_equal_numbers_of_the_same_subjects() -> None:
     pairs = World().pairs()
-    assert pairs.first.sum() == REAL
-    lora, real = metrics.diversity_of(pairs, ROWS)
+    assert pairs.first.tolist() == list(range(REAL))
+    lora, real = metrics.diversity_of(pairs)
     assert real.vendi == pytest.approx(metrics.spread(pairs.real).vendi, rel=1e-5)
     assert lora.vendi <= REAL
+
+
+def test_a_replicate_is_what_its_rows_alone_would_give() -> None:
+    """Weights against the same rows put down one by one."""
+    world = World()
+    pairs = world.pairs(unit(world.images(world.anchor, world.style, noise=0.3)))
+    rows = np.array([0, 0, 3, 5, 5, 5, 9, 11])
+    weights = np.bincount(rows, minlength=24)[None, :].astype(float)
+    alone = replace(pairs, lora=pairs.lora[rows], base=pairs.base[rows], anchor=pairs.anchor[rows])
+    assert metrics.raw_fidelity(pairs, weights) == pytest.approx(metrics.raw_fidelity(alone))
+    assert metrics.raw_alignment(pairs, weights) == pytest.approx(metrics.raw_alignment(alone))
+    kept = rows[pairs.anchor[rows] == rows]  # first with their subject
+    quality = metrics.quality(pairs, 5.0)[kept]
+    vendi = weighted_vendi(pairs.lora[kept], quality)
+    real = weighted_vendi(pairs.real[pairs.anchor[kept]], np.ones(len(kept)))
+    expected = quality.mean() * min((vendi - 1) / (real - 1), 1.0)
+    assert metrics.raw_diversity(pairs, 5.0, weights)[0] == pytest.approx(expected, rel=1e-6)
+
+
+def weighted_vendi(images: np.ndarray, weights: np.ndarray) -> float:
+    wide = images.astype(float) * np.sqrt(weights / weights.sum())[:, None]
+    eigen = np.linalg.eigvalsh(wide @ wide.T)
+    eigen = eigen[eigen > 1e-12]
+    return float(np.exp(-(eigen * np.log(eigen)).sum()))
+
+
+def test_a_whole_bootstrap_takes_less_than_a_second() -> None:
+    world = World()
+    real = world.images(np.arange(64) % REAL, world.style)
+    base = world.images(np.arange(64) % REAL, world.other)
+    pairs = Pairs(base, real, np.arange(64), real, real)
+    start = time.process_time()
+    metrics.quality_scores(pairs, PLAIN, resample(64, 1, np.random.default_rng(0), 2000))
+    assert time.process_time() - start < 1.0
+
+
+def test_a_scale_says_what_is_nothing_and_what_is_all() -> None:
+    scale = Scale(zero=0.2, one=0.7)
+    raw = np.array([-1.0, 0.2, 0.45, 0.7, 2.0])
+    assert metrics.scaled(raw, scale) == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
+    with pytest.raises(ValidationError, match="two different points"):
+        Scale(zero=0.5, one=0.5)
+
+
+class DriftWorld:
+    """Eight prompts: base pictures near their subject, with two seeds each."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(2)
+        self.subjects = unit(self.rng.normal(size=(8, DIM)))
+        self.base, self.other = self.draw(self.subjects), self.draw(self.subjects)
+
+    def draw(self, centres: np.ndarray) -> np.ndarray:
+        return unit(centres + self.rng.normal(0, 0.05, size=(8, DIM)))
+
+
+def test_drift_is_one_for_untouched_pictures_and_zero_for_other_subjects() -> None:
+    world = DriftWorld()
+    kept = metrics.raw_drift(Drift(world.base, world.other, world.base))[0]
+    as_another_seed = metrics.raw_drift(Drift(world.base, world.other, world.other))[0]
+    moved = world.draw(np.roll(world.subjects, 1, axis=0))
+    lost = metrics.raw_drift(Drift(world.base, world.other, moved))[0]
+    assert kept > 1.0
+    assert as_another_seed == pytest.approx(1.0)
+    assert abs(lost) < 0.2
+
+
+def test_drift_falls_as_the_style_leaks() -> None:
+    world = DriftWorld()
+    style = unit(world.rng.normal(size=(1, DIM)))
+    found = []
+    for leak in (0.0, 0.5, 1.0, 3.0):
+        lora = unit(world.base + leak * style)
+        found.append(metrics.raw_drift(Drift(world.base, world.other, lora))[0])
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < 0.5
+
+
+def test_drift_of_seeds_that_differ_as_prompts_do_says_nothing() -> None:
+    world = DriftWorld()
+    strangers = unit(world.rng.normal(size=(8, DIM))) * -1
+    drift = Drift(world.base, -world.base, strangers)
+    assert metrics.raw_drift(drift)[0] == 0.0
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -109,7 +228,7 @@ def test_vendi_of_two_images_at_sixty_degrees() -> None:
 
 
 def test_the_scorer_reads_a_style_whose_pairs_match() -> None:
-    sight = metrics.readable(World().pairs(), np.random.default_rng(0))
+    sight = metrics.readable(World().pairs(), 24, np.random.default_rng(0))
     assert sight.p_value < 0.001
     assert sight.error < 0.25
 
@@ -121,7 +240,7 @@ def test_the_scorer_cannot_read_noise() -> None:
     for seed in range(20):
         text = unit(np.random.default_rng(100 + seed).normal(size=(REAL, DIM)))
         blind = Pairs(pairs.base, pairs.lora, pairs.anchor, pairs.real, text)
-        sight = metrics.readable(blind, np.random.default_rng(seed))
+        sight = metrics.readable(blind, 24, np.random.default_rng(seed))
         found.append(sight.p_value <= 0.05 and sight.error <= 0.25)
     assert sum(found) <= 1
 
@@ -130,20 +249,18 @@ def test_equal_texts_tell_nothing() -> None:
     pairs = World().pairs()
     same = np.tile(pairs.text[:1], (REAL, 1))
     blind = Pairs(pairs.base, pairs.lora, pairs.anchor, pairs.real, same)
-    sight = metrics.readable(blind, np.random.default_rng(0))
+    sight = metrics.readable(blind, 24, np.random.default_rng(0))
     assert sight.p_value == 1.0
     assert sight.error == float("inf")
 
 
 def test_efficiency_takes_the_least_disturbed_runs() -> None:
     base, lora = np.array([1.0, 9.0, 5.0]), np.array([7.0, 1.25, 5.0])
-    assert metrics.efficiency(base, lora) == pytest.approx(0.8)
-    assert metrics.efficiency(lora, base) == 1.0
+    assert metrics.raw_efficiency(base, lora) == pytest.approx([0.8])
+    assert metrics.scaled(metrics.raw_efficiency(lora, base), Scale()) == pytest.approx([1.0])
 
 
 def test_nothing_to_measure_gives_zero_not_one() -> None:
     same = np.tile(unit(np.ones((1, DIM))), (24, 1))
     pairs = Pairs(same, same, np.arange(24) % REAL, same[:REAL], same[:REAL])
-    assert metrics.fidelity(pairs, ROWS) == 0.0
-    assert metrics.alignment(pairs, ROWS) == 0.0
-    assert metrics.diversity(pairs, ROWS) == 0.0
+    assert scores(pairs) == {"fidelity": 0.0, "alignment": 0.0, "diversity": 0.0}

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from lora_factory.evaluate.statistics import (
-    bootstrap,
     geometric_mean,
+    geometric_means,
     interval,
     matched_pairs,
-    resample_rows,
+    resample,
 )
 
 
@@ -26,13 +26,21 @@ def test_geometric_mean(scores: list[float], mean: float) -> None:
     assert geometric_mean(scores) == pytest.approx(mean)
 
 
+def test_geometric_means_row_by_row() -> None:
+    found = geometric_means(np.array([[1.0, 0.25], [0.0, 1.0], [0.5, 0.5]]))
+    assert found == pytest.approx([0.5, 0.0, 0.5])
+
+
+def means(sample: np.ndarray, seeds: int, rng: np.random.Generator, replicates: int) -> np.ndarray:
+    weights = resample(len(sample) // seeds, seeds, rng, replicates)
+    return weights @ sample / len(sample)
+
+
 def test_bootstrap_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(200):
-        sample = rng.normal(3.0, 1.0, size=30)
-        replicates = bootstrap(lambda rows, s=sample: [s[rows].mean()], 30, 1, rng, 200)
-        low, high = interval(replicates[:, 0])
+        low, high = interval(means(rng.normal(3.0, 1.0, size=30), 1, rng, 400))
         hits += low <= 3.0 <= high
     assert 0.88 <= hits / 200 <= 0.985
 
@@ -41,16 +49,16 @@ def test_seeds_of_one_prompt_are_not_independent() -> None:
     """Ten seeds that say the same as one must not make the interval narrower."""
     rng = np.random.default_rng(1)
     one = rng.normal(size=20)
-    ten = np.repeat(one, 10)
-    low, high = interval(bootstrap(lambda rows: [one[rows].mean()], 20, 1, rng)[:, 0])
-    low10, high10 = interval(bootstrap(lambda rows: [ten[rows].mean()], 20, 10, rng)[:, 0])
+    low, high = interval(means(one, 1, rng, 2000))
+    low10, high10 = interval(means(np.repeat(one, 10), 10, rng, 2000))
     assert (high10 - low10) == pytest.approx(high - low, rel=0.15)
 
 
-def test_resampled_rows_keep_prompts_together() -> None:
-    rows = resample_rows(prompts=5, seeds=3, rng=np.random.default_rng(2))
-    assert rows.shape == (15,)
-    assert (rows.reshape(5, 3) // 3 == (rows.reshape(5, 3) // 3)[:, :1]).all()
+def test_resamples_take_whole_prompts_and_then_seeds() -> None:
+    counts = resample(prompts=5, seeds=3, rng=np.random.default_rng(2), replicates=50)
+    assert counts.shape == (50, 15)
+    assert (counts.sum(axis=1) == 15).all()
+    assert (counts.reshape(50, 5, 3).sum(axis=2) % 3 == 0).all()
 
 
 def p_value(scores: np.ndarray, rng: np.random.Generator) -> float:

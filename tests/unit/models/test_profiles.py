@@ -10,7 +10,7 @@ from PIL import Image
 
 from lora_factory.contracts.settings import Settings
 from lora_factory.errors import ConfigurationError, ModelError, SpecError
-from lora_factory.models import loaders
+from lora_factory.models import loaders, profiles
 from lora_factory.models.profiles import BaseEntry, ModelRef, Profile, load_profile
 
 
@@ -97,3 +97,16 @@ def test_topics_by_embedding(embedded: Profile) -> None:
 def test_a_base_entry_needs_a_known_family() -> None:
     with pytest.raises(ValueError, match="family"):
         BaseEntry.model_validate({"family": "gan", "domains": ["art"]})
+
+
+def test_revisions_of_optional_roles_and_of_files(
+    embedded: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled = embedded.revisions(("image_text_scorer?", "preference_scorer?"))
+    assert filled == embedded.revisions(("image_text_scorer",))
+    monkeypatch.setattr(profiles, "PACKAGE", tmp_path)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "scale.json").write_text("{}")
+    one, two = (embedded.revisions((f"files:{name}",)) for name in ("one", "two"))
+    assert one["files:one"] != two["files:two"]
