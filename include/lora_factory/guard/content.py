@@ -110,9 +110,9 @@ def _masked(text: str, words: frozenset[str]) -> bool:
 
 
 def normalise(text: str) -> str:
-    """Compatibility forms, case, accents, invisible characters and look-alikes undone."""
+    """Compatibility forms, case, accents, look-alikes and characters without a look undone."""
     text = unicodedata.normalize("NFKD", text).casefold()
-    kept = (char for char in text if unicodedata.category(char) not in {"Mn", "Me", "Cf"})
+    kept = (char for char in text if unicodedata.category(char) not in {"Mn", "Me", "Cf", "Cs"})
     return "".join(kept).translate(_LOOKALIKES)
 
 

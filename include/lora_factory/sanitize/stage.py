@@ -21,6 +21,8 @@ from lora_factory.contracts.records import AuditRecord, CleanRecord, write_jsonl
 from lora_factory.contracts.specs import SanitizeSpec
 from lora_factory.contracts.stage import StageContext, read_advice
 from lora_factory.errors import DataError
+from lora_factory.guard.images import image_filter
+from lora_factory.guard.meaning import PromptFilter
 from lora_factory.guard.protected import open_index
 from lora_factory.imaging.agreement import Agreement, agreement
 from lora_factory.imaging.hashes import Fingerprints
@@ -100,10 +102,11 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
     _enough(items, found, audit, ctx)
     limit_threads(ctx.settings)
     profile = load_profile(spec.profile, ctx.settings)
-    items = drop_unsafe(items, profile, ctx, audit)
+    models = Models(image_text_scorer(profile), text_embedder(profile))
+    rules = image_filter(profile, ctx.settings), PromptFilter(models.embedder)
+    items = drop_unsafe(items, *rules, ctx, audit)
     _enough(items, found, audit, ctx)
     protected = open_index(profile, ctx.settings)
-    models = Models(image_text_scorer(profile), text_embedder(profile))
     advice = read_advice(ctx)
     scored = _score(items, models, advice, ctx)
     ctx.check_stop()

@@ -33,7 +33,7 @@ from lora_factory.errors import ConfigurationError, DataError, Interrupted, Mode
 from lora_factory.guard.images import ImageFilter
 from lora_factory.models.profiles import PACKAGE
 from lora_factory.runner import run_stage
-from lora_factory.sanitize import safety
+from lora_factory.sanitize import stage
 from lora_factory.sanitize.report import SanitizeReport
 from lora_factory.store.artifacts import open_store
 
@@ -387,18 +387,20 @@ def test_unsafe_pictures_and_words_are_dropped(
     names = add_signs(raw)
     odd = raw.add(ICONS[0].read_bytes(), "p0rn icon")
     told = raw.add(ICONS[1].read_bytes(), "a sign", caption="gore and entrails")
-    plain = raw.add(ICONS[2].read_bytes(), "cocktail in Essex " * 200)
+    meant = raw.add(ICONS[2].read_bytes(), "a man with nothing on at all")
+    plain = raw.add(ICONS[3].read_bytes(), "cocktail in Essex " * 200)
     stub = ImageFilter(FindsHearts())
-    monkeypatch.setattr(safety, "image_filter", lambda _profile, _settings: stub)
+    monkeypatch.setattr(stage, "image_filter", lambda _profile, _settings: stub)
     cleaned = sanitize(raw, alignment_percentile=0)
     hearts = [names["red heart"], names["blue heart"]]
     assert [cleaned.why(sha256) for sha256 in hearts] == [["unsafe_image"]] * 2
-    assert [cleaned.why(sha256) for sha256 in (odd, told)] == [["unsafe_text"]] * 2
-    assert cleaned.counts.dropped == {"unsafe_image": 2, "unsafe_text": 2}
+    assert [cleaned.why(sha256) for sha256 in (odd, told, meant)] == [["unsafe_text"]] * 3
+    assert cleaned.counts.dropped == {"unsafe_image": 2, "unsafe_text": 3}
     assert plain in cleaned.by_hash
     details = {line.item: line.detail for line in cleaned.audit if line.reason}
     assert details[hearts[0]] == "content filter 1.000 (unsafe from 0.5)"
     assert (details[odd], details[told]) == ("alt: sexual", "caption: violence")
+    assert details[meant] == "alt: meaning"
     check_files(cleaned)
 
 

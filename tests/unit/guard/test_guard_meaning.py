@@ -69,8 +69,9 @@ def test_the_threshold_is_the_development_halfs(judge: PromptFilter) -> None:
 
 
 def test_rules_keep_their_names_and_meaning_has_its_own(judge: PromptFilter) -> None:
-    said = judge.check(["p0rn", "a man with nothing on at all", "a lamp", "", "a " * MAX_LENGTH])
-    assert [one.rule for one in said] == ["sexual", "meaning", "", "", "length"]
+    texts = ["p0rn", "a man with nothing on at all", "a lamp", "", "a " * MAX_LENGTH, "\ud83d a"]
+    said = judge.check(texts)
+    assert [one.rule for one in said] == ["sexual", "meaning", "", "", "length", ""]
     assert judge.check([]) == []
 
 
