@@ -38,7 +38,7 @@ def recommend_settings(
     constants: Constants,
     readable: bool,
 ) -> RecommendedSettings:
-    """Try strength × steps on the first ``PROMPTS`` prompts.
+    """Try strength × steps on the first ``PROMPTS`` different prompts.
 
     Args:
         painter: of the LoRA's base; it keeps what it paints, so that a retry goes on.
@@ -52,10 +52,14 @@ def recommend_settings(
     Raises:
         Interrupted: the stage was asked to stop; pictures made so far are kept.
     """
-    few, spec = list(prompts[:PROMPTS]), painter.spec
-    count = len(few)
+    spec = painter.spec
+    first: dict[str, int] = {}
+    for row, prompt in enumerate(prompts):
+        first.setdefault(prompt.text, row)  # one seed each
+    rows = list(first.values())[:PROMPTS]
+    few = [prompts[row] for row in rows]
     known = metrics.Pairs(
-        pairs.base[:count], pairs.lora[:count], pairs.anchor[:count], pairs.real, pairs.text
+        pairs.base[rows], pairs.lora[rows], pairs.anchor[rows], pairs.real, pairs.text
     )
     trials = []
     for steps in sorted({max(spec.steps // 2, 1), spec.steps}):
@@ -82,7 +86,7 @@ def recommend_settings(
         strength=best.strength,
         steps=best.steps,
         guidance=spec.guidance,
-        prompts=count,
+        prompts=len(few),
         seconds_unit="s of CPU" if painter.base.device == "cpu" else "s",
         trials=tuple(trials),
         note=f"fewest steps, then strength nearest 1, within {MARGIN:g} of the best by {counted}",
