@@ -23,7 +23,7 @@ from lora_factory.errors import ArtifactError, ModelError, SpecError
 from lora_factory.evaluate import gates, metrics
 from lora_factory.evaluate.calibration import constants_of, find_calibration
 from lora_factory.evaluate.data import load_style
-from lora_factory.evaluate.evaluator import _abstains as abstains
+from lora_factory.evaluate.evaluator import abstains
 from lora_factory.evaluate.grid import MAX_PROMPTS, GridRow, draw_grid
 from lora_factory.evaluate.html import GATES, METRICS, render
 from lora_factory.evaluate.pairs import Adapter, Painter

@@ -126,7 +126,7 @@ class LoRAEvaluator:
             pairs, _ = self._pair(prompts, base, images)
             sight = metrics.readable(pairs, len(prompts), np.random.default_rng(0))
             scores = metrics.quality_scores(pairs, self.constants)
-            names = [n for n in self._quality() if n != "alignment" or not _abstains(pairs, sight)]
+            names = [n for n in self._quality() if n != "alignment" or not abstains(pairs, sight)]
             found[file] = float(_overall(scores, names)[0])
         best = max(found, key=lambda file: found[file])
         return best, tuple(
@@ -202,7 +202,7 @@ class LoRAEvaluator:
         prompts = with_trigger(self.prompts, self.data.info.trigger, rival.trigger)
         images = rival.painter.paint(prompts, rival.adapter, what="deployed LoRA")
         pairs, _ = self._pair(self.prompts, self.pairs.base, images)
-        names = [n for n in self._quality() if n != "alignment" or not self._blind()]
+        names = [n for n in self._quality() if n != "alignment" or not self.blind()]
         mine, its = (
             _overall(metrics.quality_scores(one, self.constants, self._weights), names)
             for one in (self.pairs, pairs)
@@ -242,7 +242,7 @@ class LoRAEvaluator:
         )
         raw = metrics.raw_alignment(self.pairs, self._weights)
         score: Floats | None = metrics.scaled(raw, self.constants.alignment)
-        if self._blind():
+        if self.blind():
             score = None
             why = "the scorer can't tell real pairs from shuffled ones"
             if sight.p_value <= gates.READABLE:
@@ -362,8 +362,9 @@ class LoRAEvaluator:
     def _quality(self) -> list[str]:
         return [name for name in QUALITY if name in self.constants.counted]
 
-    def _blind(self) -> bool:
-        return _abstains(self.pairs, self.sight)
+    def blind(self) -> bool:
+        """Whether alignment abstains on the pictures drawn."""
+        return abstains(self.pairs, self.sight)
 
     def _measured(
         self,
@@ -394,7 +395,7 @@ class LoRAEvaluator:
         )
 
 
-def _abstains(pairs: metrics.Pairs, sight: metrics.Readable) -> bool:
+def abstains(pairs: metrics.Pairs, sight: metrics.Readable) -> bool:
     """Whether alignment says too little to count."""
     real = float(pairs.margins[1].mean())
     blind = sight.p_value > gates.READABLE or real <= metrics.EPSILON

@@ -1,8 +1,9 @@
 """Stage evaluate: lora + dataset → evaluation.
 
 Files: ``report.json`` (EvaluationReport), ``report.html``, ``grid.png``, ``advice.json``
-(Advice), ``images/base/*.png`` and ``images/lora/*.png`` (row by row the same prompt and
-seed; ``pairs.jsonl`` tells which).
+(Advice), ``ethics.json`` (EthicsReport), ``xyz.png``, ``README.md`` (model card),
+``images/base/*.png`` and ``images/lora/*.png`` (row by row the same prompt and seed;
+``pairs.jsonl`` tells which). A LoRA that can't be loaded has no pictures and no card.
 
 The LoRA's file is chosen among its checkpoints on prompts of their own, and judged on others.
 
@@ -25,40 +26,47 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from lora_factory.contracts.base import Contract, Counts
+from lora_factory.contracts.base import Counts
 from lora_factory.contracts.evaluation import (
     Calibration,
     EvaluationReport,
     HardGate,
     Metric,
+    RecommendedSettings,
     Verdict,
 )
 from lora_factory.contracts.manifest import Kind
-from lora_factory.contracts.records import write_jsonl
 from lora_factory.contracts.specs import EvaluateSpec
 from lora_factory.contracts.training import TrainReport
 from lora_factory.diffusion.families import load_base
 from lora_factory.errors import ArtifactError, ModelError, SpecError
 from lora_factory.evaluate import gates
-from lora_factory.evaluate.advice import advise
+from lora_factory.evaluate.advice import advise, best_share
+from lora_factory.evaluate.audit import audit, audit_bias
 from lora_factory.evaluate.calibration import constants_of, find_calibration, note_of
-from lora_factory.evaluate.data import load_style, open_image
+from lora_factory.evaluate.card import CardSources, data_statistics, generate_lora_card
+from lora_factory.evaluate.data import load_style
 from lora_factory.evaluate.evaluator import NAMES, Evaluation, LoRAEvaluator, Rival
-from lora_factory.evaluate.grid import MAX_PROMPTS, GridRow, draw_grid, draw_notice
-from lora_factory.evaluate.html import (
-    ReportPictures,
-    nearest_in_words,
-    render_html,
-    verdict_in_words,
-)
+from lora_factory.evaluate.grid import draw_notice
+from lora_factory.evaluate.html import ReportPictures, verdict_in_words
 from lora_factory.evaluate.items import advise_items, copied_items
 from lora_factory.evaluate.pairs import Adapter, Painter
+from lora_factory.evaluate.settings import recommend_settings
+from lora_factory.evaluate.write import (
+    drift_of,
+    grid_of,
+    rows_of,
+    write_pictures,
+    write_report,
+)
+from lora_factory.evaluate.xyz import draw_xyz, label_of
+from lora_factory.guard.ethics import Subject
 from lora_factory.guard.output import output_guard
+from lora_factory.guard.training_data import read_lineage
 from lora_factory.models.judges import AESTHETIC, PREFERENCE, picture_judges
 from lora_factory.models.loaders import image_text_scorer, limit_threads
 from lora_factory.models.profiles import load_profile
@@ -69,6 +77,7 @@ if TYPE_CHECKING:
     from lora_factory.contracts.stage import LocalArtifact, StageContext
     from lora_factory.diffusion.base import DiffusionBase
     from lora_factory.evaluate.data import StyleData
+    from lora_factory.evaluate.prompts import EvalPrompt
     from lora_factory.models.profiles import BaseEntry, Profile
     from lora_factory.models.roles import ImageTextScorer
 
@@ -80,18 +89,6 @@ SCORER = "image_text_scorer"
 LORA_FILE = "lora.safetensors"
 MAX_BYTES = 4 * 2**30
 """Of pictures held at once."""
-
-
-class PairRecord(Contract):
-    """One line of ``pairs.jsonl``: what made a pair, and the training image nearest to it."""
-
-    file_name: str = Field(description="Under images/base and images/lora")
-    prompt: str
-    seed: int
-    nearest: str = Field(description="sha256-named file of the dataset's train folder")
-    similarity: float = Field(description="Cosine of the LoRA's picture with it")
-    hash_distance: int = Field(ge=0, le=64, description="Bits")
-    copied: bool
 
 
 @dataclass(frozen=True)
@@ -146,14 +143,27 @@ def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
     )
     chosen, candidates = evaluator.choose(opened.adapters)
     evaluator.draw(opened.adapters[chosen])
+    bias = audit_bias(evaluator.painter, opened.adapters[chosen], scorer, evaluator.data.info)
+    settings, xyz = _try_out(evaluator, opened, chosen)
     rival, closed = _rival(profile, ctx, evaluator.painter, opened.entry)
     found = evaluator.run_evaluation(rival)
     found = replace(found, gates=(gate, gates.keys_used(""), *found.gates, *closed))
-    report = _judge(opened, evaluator, found, calibration)
-    report = report.model_copy(update={"checkpoint": chosen, "candidates": candidates})
-    _write_pictures(ctx.out, evaluator)
-    rows = _rows(evaluator)
-    _write_report(ctx.out, report, _grid(rows, report), ReportPictures(rows, _drift(evaluator)))
+    report = _judge(opened, chosen, evaluator, found, calibration)
+    ethics = audit(_subject(ctx, opened, report), bias)
+    data = data_statistics(ctx.inputs["dataset"].path)
+    report = report.model_copy(
+        update={
+            "checkpoint": chosen,
+            "candidates": candidates,
+            "ethics": ethics,
+            "settings": settings,
+            "data": data,
+        }
+    )
+    write_pictures(ctx.out, evaluator)
+    pictures = ReportPictures(rows_of(evaluator), drift_of(evaluator), xyz)
+    write_report(ctx.out, report, grid_of(pictures.rows, report), pictures)
+    _write_card(ctx, report, opened, evaluator.prompts)
     return report
 
 
@@ -239,8 +249,31 @@ def _entry(profile: Profile, lora: LocalArtifact, name: str) -> BaseEntry:
     return entry
 
 
+def _try_out(
+    evaluator: LoRAEvaluator, opened: Opened, chosen: str
+) -> tuple[RecommendedSettings, Image]:
+    """Strength × steps, and the picture of checkpoint × strength × seed."""
+    painter, prompts = evaluator.painter, evaluator.prompts
+    settings = recommend_settings(
+        painter,
+        opened.adapters[chosen],
+        prompts,
+        evaluator.pairs,
+        evaluator.scorer,
+        constants=evaluator.constants,
+        readable=not evaluator.blind(),
+    )
+    last, *earlier = opened.adapters
+    labels = {label_of(file): opened.adapters[file] for file in (*earlier, last)}
+    return settings, draw_xyz(painter, labels, prompts, chosen=label_of(chosen))
+
+
 def _judge(
-    opened: Opened, evaluator: LoRAEvaluator, found: Evaluation, calibration: Calibration | None
+    opened: Opened,
+    chosen: str,
+    evaluator: LoRAEvaluator,
+    found: Evaluation,
+    calibration: Calibration | None,
 ) -> EvaluationReport:
     """Scores and gates → verdict and advice."""
     spec, splits, data = evaluator.spec, evaluator.splits, evaluator.data
@@ -264,6 +297,7 @@ def _judge(
             verdict != "fail",
             items=advise_items(data, evaluator.scorer) if verdict == "fail" else (),
             copied=copied_items(evaluator.nearest, [r.sha256 for r in data.records]),
+            best_share=best_share(chosen, opened.trained),
             followed=opened.trained.advice,
         ),
         prompts=tuple(dict.fromkeys(prompt.text for prompt in splits.report)),
@@ -276,6 +310,22 @@ def _judge(
         calibration=note_of(calibration),
         incumbent=found.comparison,
         notes=(*_notes(calibration), *opened.notes, *([data.note] if data.note else [])),
+    )
+
+
+def _subject(ctx: StageContext, opened: Opened, report: EvaluationReport) -> Subject:
+    """What the ethics report is about."""
+    note, dataset = report.calibration, ctx.inputs["dataset"]
+    return Subject(
+        lora=ctx.inputs["lora"],
+        dataset=dataset,
+        lineage=read_lineage(dataset, ctx.settings),
+        base=opened.entry,
+        scorer=report.scorer,
+        prompts=len(report.prompts),
+        calibration=""
+        if note is None
+        else f"on sabotaged adapters of {len(note.reported_on)} styles, AUC {note.auc:.3f}",
     )
 
 
@@ -335,89 +385,20 @@ def _refuse(
         scorer=scorer,
     )
     notice = draw_notice(f"{trained.trigger} on {trained.base}", verdict_in_words(report))
-    _write_report(ctx.out, report, notice, ReportPictures())
+    write_report(ctx.out, report, notice, ReportPictures())
     return report
 
 
-def _write_pictures(out: Path, evaluator: LoRAEvaluator) -> None:
-    for side, images in (("base", evaluator.base), ("lora", evaluator.lora)):
-        folder = out / "images" / side
-        folder.mkdir(parents=True)
-        for number, image in enumerate(images):
-            image.save(folder / f"{number:04d}.png")
-    pairs = zip(evaluator.prompts, evaluator.nearest, strict=True)
-    write_jsonl(
-        out / "pairs.jsonl",
-        (
-            PairRecord(
-                file_name=f"{number:04d}.png",
-                prompt=prompt.text,
-                seed=prompt.seed,
-                nearest=evaluator.data.train_files[nearest.index].name,
-                similarity=round(nearest.similarity, 4),
-                hash_distance=nearest.distance,
-                copied=nearest.copied,
-            )
-            for number, (prompt, nearest) in enumerate(pairs)
-        ),
-    )
-
-
-def _rows(evaluator: LoRAEvaluator) -> list[GridRow]:
-    """What the grid and the page show, prompt by prompt."""
-    return [
-        GridRow(
-            prompt.text,
-            base,
-            lora,
-            open_image(evaluator.data.train_files[nearest.index]),
-            f"seed {prompt.seed}; {nearest_in_words(nearest)}",
-        )
-        for prompt, base, lora, nearest in zip(
-            evaluator.prompts[:MAX_PROMPTS],
-            evaluator.base[:MAX_PROMPTS],
-            evaluator.lora[:MAX_PROMPTS],
-            evaluator.nearest[:MAX_PROMPTS],
-            strict=True,
-        )
-    ]
-
-
-def _drift(evaluator: LoRAEvaluator) -> list[GridRow]:
-    return [
-        GridRow(prompt.text, base, lora, note=f"seed {prompt.seed}")
-        for prompt, base, lora in zip(
-            evaluator.splits.drift, evaluator.drift_base, evaluator.drift_lora, strict=True
-        )
-    ]
-
-
-def _grid(rows: Sequence[GridRow], report: EvaluationReport) -> Image:
-    scores = ", ".join(
-        f"{metric.name} {'abstains' if metric.score is None else f'{metric.score:.2f}'}"
-        for metric in report.metrics
-        if metric.name in NAMES
-    )
-    return draw_grid(
-        rows, f"{report.trigger} on {report.base}: {report.verdict} {report.overall:.2f}", scores
-    )
-
-
-def _write_report(
-    out: Path,
-    report: EvaluationReport,
-    grid: Image,
-    pictures: ReportPictures,
+def _write_card(
+    ctx: StageContext, report: EvaluationReport, opened: Opened, prompts: Sequence[EvalPrompt]
 ) -> None:
-    grid.save(out / "grid.png", optimize=True)
-    (out / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (out / "advice.json").write_text(
-        report.advice.model_dump_json(indent=2) + "\n", encoding="utf-8"
+    samples = [(one.text, f"images/lora/{row:04d}.png") for row, one in enumerate(prompts)]
+    sources = CardSources(
+        report=report,
+        trained=opened.trained,
+        lora=ctx.inputs["lora"],
+        dataset=ctx.inputs["dataset"],
+        base=opened.entry,
+        samples=samples[:: report.seeds],
     )
-    (out / "report.html").write_text(render_html(report, pictures), encoding="utf-8")
-    log.info("%s", verdict_in_words(report))
-    for metric in report.metrics:
-        score = "no score" if metric.score is None else f"{metric.score:.3f}"
-        log.info("%s %s, %.3f %s; %s", metric.name, score, metric.value, metric.unit, metric.note)
-    for gate in report.gates:
-        log.info("gate %s %s: %s", gate.name, "open" if gate.passed else "closed", gate.detail)
+    (ctx.out / "README.md").write_text(generate_lora_card(sources), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -76,6 +77,14 @@ def draw_xyz(
         for strength in axes.strengths
     }
     return _sheet(axes, cells, chosen, painter.spec)
+
+
+def label_of(file: str) -> str:
+    """A LoRA artifact's file in a word or two: ``checkpoints/step-000080…`` is step 80."""
+    step = re.fullmatch(r"checkpoints/step-(\d+)\.safetensors", file)
+    if step:
+        return f"step {int(step[1])}"
+    return "final" if file == "lora.safetensors" else file.removesuffix(".safetensors")
 
 
 def fit_axes(
