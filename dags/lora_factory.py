@@ -3,15 +3,14 @@
 
 `plan → crawl → attempt 1 … 3 (sanitize → label → tune → train → evaluate → gate) → deploy → result`
 
-* **plan** checks the whole configuration against the deployment, before anything runs; with
-  *Approve the plan* it then waits for a person.
+* **plan** checks the whole configuration first; with *Approve the plan* it waits for a person.
 * **gate** reads the evaluation: pass → deploy; fail → the next attempt, refined by the
   evaluation's advice and with 2 more epochs; after the last attempt the run gives up and fails.
+  Nothing failed, yet no calibrated scorer says pass → **approve** waits for a person.
 * **result** returns verdict, scores, model and the URI of every artifact made.
 
-*Start from* and *Stop after* make any part a run. Each task hands on only URI and hash of
-its artifact; one that failed for a passing reason is retried and goes on where it was. Train
-and evaluate run in the pool `gpu` and, under Celery, on the queue `gpu`.
+*Start from* and *Stop after* make any part a run. Tasks hand on only URI and hash of an artifact.
+Train and evaluate run in the pool `gpu` and, under Celery, on the queue `gpu`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, TaskGroup
 
 from lora_factory.contracts.run import MAX_ATTEMPTS
+from lora_factory_airflow.operators.approve import ApproveOperator
 from lora_factory_airflow.operators.crawl import CrawlOperator
 from lora_factory_airflow.operators.deploy import DeployOperator
 from lora_factory_airflow.operators.evaluate import EvaluateOperator
@@ -35,6 +35,7 @@ from lora_factory_airflow.params import run_params
 
 GPU = {"pool": "gpu", "queue": "gpu"}
 IN_ATTEMPT = ("sanitize", "label", "tune", "train", "evaluate", "gate")
+WAYS = {"if_passed": "deploy", "if_given_up": "result", "if_undecided": "approve"}
 ATTEMPTS = range(1, MAX_ATTEMPTS + 1)
 
 with DAG(
@@ -55,66 +56,65 @@ with DAG(
         task_id="plan",
         subject="Approve the plan of this run?",
         stages={
-            "crawl": ("crawl", 0),
             **{f"attempt_{n}.{stage}": (stage, n) for n in ATTEMPTS for stage in IN_ATTEMPT},
-            "deploy": ("deploy", 0),
+            **{stage: (stage, 0) for stage in ("crawl", "approve", "deploy")},
         },
     )
-    crawl = CrawlOperator(task_id="crawl", spec=plan.output["crawl"])
-    trains, evaluations, gates = [], [], []
+    specs = plan.output
+    crawl = CrawlOperator(task_id="crawl", spec=specs["crawl"])
+    loras, judged, gates = [], [], []
     for n in ATTEMPTS:
-        advice = {"advice": evaluations[-1].output} if evaluations else {}
+        advice = {"advice": judged[-1]} if judged else {}
         with TaskGroup(f"attempt_{n}"):
             sanitize = SanitizeOperator(
-                task_id="sanitize",
-                spec=plan.output["sanitize"],
-                inputs={"raw": crawl.output, **advice},
+                task_id="sanitize", spec=specs["sanitize"], inputs={"raw": crawl.output, **advice}
             )
             label = LabelOperator(
-                task_id="label",
-                spec=plan.output["label"],
-                inputs={"clean": sanitize.output, **advice},
+                task_id="label", spec=specs["label"], inputs={"clean": sanitize.output, **advice}
             )
             tune = TuneOperator(
-                task_id="tune",
-                spec=plan.output[f"tune_{n}"],
-                inputs={"dataset": label.output, **advice},
+                task_id="tune", spec=specs[f"tune_{n}"], inputs={"dataset": label.output, **advice}
             )
             train = TrainOperator(
                 task_id="train",
-                spec=plan.output["train"],
+                spec=specs["train"],
                 inputs={"dataset": label.output, "plan": tune.output},
                 **GPU,
             )
             evaluate = EvaluateOperator(
                 task_id="evaluate",
-                spec=plan.output["evaluate"],
+                spec=specs["evaluate"],
                 inputs={"lora": train.output, "dataset": label.output},
                 **GPU,
             )
             gate = GateOperator(
                 task_id="gate",
-                spec=plan.output["gate"],
+                spec=specs["gate"],
                 evaluation=evaluate.output,
                 attempt=n,
-                if_passed="deploy",
                 if_failed=f"attempt_{n + 1}.sanitize",
-                if_given_up="result",
+                **WAYS,
             )
-        if gates:
-            gates[-1] >> sanitize
-        trains.append(train)
-        evaluations.append(evaluate)
+        gates[-1:] >> sanitize
+        loras.append(train.output)
+        judged.append(evaluate.output)
         gates.append(gate)
+    approve = ApproveOperator(
+        task_id="approve",
+        spec=specs["gate"],
+        evaluations=judged,
+        if_approved="deploy",
+        if_rejected="result",
+    )
     deploy = DeployOperator(
         task_id="deploy",
-        spec=plan.output["deploy"],
-        inputs={
-            "lora": [train.output for train in trains],
-            "evaluation": [evaluate.output for evaluate in evaluations],
-        },
+        spec=specs["deploy"],
+        inputs={"lora": loras, "evaluation": judged},
+        approval=approve.output,
     )
-    result = ResultOperator(task_id="result", spec=plan.output["result"], plan=plan.output)
+    result = ResultOperator(
+        task_id="result", spec=specs["result"], plan=specs, approval=approve.output
+    )
+    gates >> approve >> deploy
     gates >> deploy
-    # Directly, since a part run skips what would otherwise stand between.
-    [task for task in dag.tasks if task is not result] >> result
+    [task for task in dag.tasks if task is not result] >> result  # a part run skips some between

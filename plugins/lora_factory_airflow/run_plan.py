@@ -131,6 +131,8 @@ def describe(plan: RunPlan) -> str:
         f"- profile {conf['profile']}, base {conf['base'] or 'by domain ' + str(conf['domain'])}",
         f"- crawl: at most {conf['max_pages']} pages, {conf['max_images']} images",
     ]
+    if conf["incumbent"]:
+        lines.append(f"- must beat the model of evaluation {conf['incumbent']}")
     lines += [f"- given {kind}: {uri}" for kind, uri in plan.given.items()]
     return "\n".join(lines)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,11 +40,59 @@ class Factory:
     def store(self) -> ArtifactStore:
         return ArtifactStore(self.environment["LORA_FACTORY_STORE"], self.folder)
 
-    def run(self, monkeypatch: pytest.MonkeyPatch, conf: dict[str, Any], **env: str) -> Run:
+    def run(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        conf: dict[str, Any],
+        answer: str | None = None,
+        **env: str,
+    ) -> Run:
+        """``answer``: what a person says when asked."""
         for name, value in {**self.environment, **env}.items():
             monkeypatch.setenv(name, value)
         conf = {"topics": ["blue cats"], "source": "folder", **conf}
-        return Run(load_dag("lora_factory").test(run_conf=conf))
+        with answering(answer):
+            return Run(load_dag("lora_factory").test(run_conf=conf))
+
+
+@contextmanager
+def answering(option: str | None) -> Iterator[None]:
+    """A person at the other end: answers the first question asked, as Airflow's API does."""
+    if option is None:
+        yield
+        return
+    done = threading.Event()
+    person = threading.Thread(target=answer_first, args=(option, done))
+    person.start()
+    try:
+        yield
+    finally:
+        done.set()
+        person.join()
+
+
+def answer_first(option: str, done: threading.Event) -> None:
+    """Wait for a task that waits for input, and send ``option`` through the API's route."""
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+    from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
+    from airflow.api_fastapi.core_api.routes.public.hitl import update_hitl_detail
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    while not done.wait(0.3):
+        with create_session() as session:
+            asking = session.query(TaskInstance).filter_by(state="awaiting_input").first()
+            if asking is None:
+                continue
+            update_hitl_detail(
+                asking.dag_id,
+                asking.run_id,
+                asking.task_id,
+                UpdateHITLDetailPayload(chosen_options=[option]),
+                SimpleAuthManagerUser(username="rita", role="admin"),
+                session,
+            )
+            return
 
 
 class Run:

@@ -1,7 +1,9 @@
 """Plays ``python -m lora_factory <stage>``: checks the spec, commits an artifact, reports.
 
 Everything but the work is real: spec models, store, manifests, report file, exit status.
-An evaluation passes once the LoRA's plan has LORA_FACTORY_FAKE_PASS_EPOCHS epochs.
+An evaluation passes once the LoRA's plan has LORA_FACTORY_FAKE_PASS_EPOCHS epochs; then
+LORA_FACTORY_FAKE_VERDICT (default pass) is its verdict. Against a deployed model it fails for
+as long as LORA_FACTORY_FAKE_BETTER is not set. Deploying is the real stage's check, no more.
 LORA_FACTORY_FAKE_ERROR="<stage>:<error class>" makes a stage fail;
 with LORA_FACTORY_FAKE_ONCE=<file> only until that file exists.
 """
@@ -19,7 +21,7 @@ from uuid import uuid4
 from lora_factory import errors
 from lora_factory.contracts import specs
 from lora_factory.contracts.base import Counts, StageSpec, sha256_json
-from lora_factory.contracts.evaluation import Advice, DeployReport, EvaluationReport
+from lora_factory.contracts.evaluation import Advice, DeployReport, EvaluationReport, HardGate
 from lora_factory.contracts.manifest import InputEntry, Manifest, StageResult
 from lora_factory.contracts.settings import Settings
 from lora_factory.store.artifacts import ArtifactStore, open_store
@@ -95,20 +97,27 @@ def _stats(stage: str, spec: StageSpec, store: ArtifactStore) -> dict[str, objec
         plan = next(entry for entry in lora.inputs if entry.name == "plan")
         epochs = store.read_manifest(plan.manifest_uri).spec["epochs"]
         passed = epochs >= int(os.environ["LORA_FACTORY_FAKE_PASS_EPOCHS"])
+        beaten = spec.incumbent is None or "LORA_FACTORY_FAKE_BETTER" in os.environ
+        verdict = os.environ.get("LORA_FACTORY_FAKE_VERDICT", "pass")
         return EvaluationReport(
-            verdict="pass" if passed else "fail",
+            verdict=verdict if passed and beaten else "fail",
             overall=0.9 if passed else 0.5,
             overall_low=0.4,
             threshold=spec.threshold,
             metrics=(),
-            gates=(),
+            gates=(HardGate(name="beats_incumbent", passed=beaten, detail=f"{spec.incumbent}"),),
             advice=Advice(),
             prompts=(),
             trigger="t",
             base="b",
             scorer="s",
+            checkpoint="checkpoints/step-000080.safetensors",
         ).model_dump(mode="json")
     if isinstance(spec, specs.DeploySpec):
+        from lora_factory.deploy.stage import refuse
+
+        judged = EvaluationReport.model_validate(store.read_manifest(spec.evaluation).stats)
+        refuse(judged, spec.approved_by)
         return DeployReport(
             name=spec.name,
             version="v1",
@@ -117,6 +126,7 @@ def _stats(stage: str, spec: StageSpec, store: ArtifactStore) -> dict[str, objec
             smoke_seconds=0.1,
             base="b",
             trigger="t",
+            approved_by=spec.approved_by,
         ).model_dump(mode="json")
     return {"stage": stage}
 

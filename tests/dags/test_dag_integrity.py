@@ -81,7 +81,9 @@ def test_nothing_is_deployed_without_its_gate(dag):
     for n in (1, 2, 3):
         gate = dag.get_task(f"attempt_{n}.gate")
         assert f"attempt_{n}.evaluate" in gate.upstream_task_ids
-        assert {gate.if_passed, gate.if_given_up} == {"deploy", "result"}
+        ends = {gate.if_passed, gate.if_given_up, gate.if_undecided}
+        assert ends == {"deploy", "result", "approve"}
+        assert gate.task_id in dag.get_task("approve").upstream_task_ids
         if n < 3:
             assert gate.if_failed == f"attempt_{n + 1}.sanitize"
             assert gate.if_failed in gate.downstream_task_ids
@@ -98,8 +100,17 @@ def test_plan_knows_every_task_that_it_may_skip(dag):
     assert set(stages) == {task.task_id for task in dag.tasks} - {"plan", "result"}
     for task_id, (stage, attempt) in stages.items():
         task = dag.get_task(task_id)
-        assert getattr(task, "stage", "gate") == stage
+        if task_id != "approve":
+            assert getattr(task, "stage", "gate") == stage
         assert task_id == (f"attempt_{attempt}.{stage}" if attempt else stage)
+
+
+def test_a_person_is_asked_before_deploying_and_can_only_choose_what_exists(dag):
+    approve = dag.get_task("approve")
+    assert approve.options_mapping == {"Approve": "deploy", "Reject": "result"}
+    assert set(approve.options_mapping.values()) <= approve.downstream_task_ids
+    assert approve.defaults is None  # silence is no approval
+    assert approve.response_timeout is None
 
 
 def test_approval_is_not_retried_into_running(dag):

@@ -63,6 +63,7 @@ def test_disliked_lora_is_retrained_once(airflow_db, catalog, dsn, monkeypatch):
     assert run.run_id.startswith("retrain__disliked__")
     assert run.run_id.endswith(VERSION)
     assert run.conf["parent"] == "file:///store/lora/disliked/manifest.json"
+    assert run.conf["incumbent"] == "file:///store/evaluation/e/manifest.json"
     assert run.conf["topics"] == ["cats"]
 
     again = Run(load_dag("lora_feedback_retrain").test())

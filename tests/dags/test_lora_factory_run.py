@@ -21,7 +21,7 @@ def test_pass_is_deployed(factory, monkeypatch):
     run = factory.run(monkeypatch, FOLDER)
     assert run.state == "success"
     assert run.states("success") == {"plan", "crawl", *attempt(1), "deploy", "result"}
-    assert run.states("skipped") == attempt(2) | attempt(3)
+    assert run.states("skipped") == attempt(2) | attempt(3) | {"approve"}
     result = run.xcom("result")
     assert (result["verdict"], result["attempts"], result["overall"]) == ("pass", 1, 0.9)
     assert result["model"]["name"] == "blue-cats"
@@ -38,7 +38,7 @@ def test_fail_refines_the_next_attempt(factory, monkeypatch):
     run = factory.run(monkeypatch, FOLDER, LORA_FACTORY_FAKE_PASS_EPOCHS="12")
     assert run.state == "success"
     assert run.states("success") >= attempt(1) | attempt(2) | {"deploy", "result"}
-    assert run.states("skipped") == attempt(3)
+    assert run.states("skipped") == attempt(3) | {"approve"}
     advice = run.xcom("attempt_1.evaluate")["manifest_uri"]
     for stage in ("sanitize", "label", "tune"):
         assert spec_of(run, factory.store, f"attempt_1.{stage}")["advice"] is None
@@ -56,12 +56,81 @@ def test_last_failure_gives_up_with_a_report(factory, monkeypatch):
     assert run.state == "failed"
     assert run.states("failed") == {"result"}
     assert run.tries("result") == 1
-    assert run.states("skipped") == attempt(3) | {"deploy"}
+    assert run.states("skipped") == attempt(3) | {"approve", "deploy"}
     result = run.xcom("result")
     assert (result["verdict"], result["attempts"], result["model"]) == ("fail", 2, None)
     report = factory.store.read_manifest(result["evaluation"])
     assert report.stats["verdict"] == "fail"
     assert result["evaluation"] == run.xcom("attempt_2.evaluate")["manifest_uri"]
+
+
+UNDECIDED = {"LORA_FACTORY_FAKE_VERDICT": "needs_person"}
+
+
+def test_what_no_scorer_can_pass_is_deployed_when_a_person_approves(factory, monkeypatch):
+    run = factory.run(monkeypatch, FOLDER, answer="Approve", **UNDECIDED)
+    assert run.state == "success"
+    done = {"plan", "crawl", *attempt(1), "approve", "deploy", "result"}
+    assert run.states("success") == done
+    assert run.states("skipped") == attempt(2) | attempt(3)  # trying again calibrates nothing
+    approval = run.xcom("approve")
+    assert approval["approved"]
+    assert approval["by"] == "rita (id rita)"
+    result = run.xcom("result")
+    assert (result["verdict"], result["approval"]) == ("needs_person", approval)
+    assert result["model"]["name"] == "blue-cats"
+    released = factory.store.read_manifest(run.xcom("deploy")["manifest_uri"])
+    assert released.stats["approved_by"] == f"rita (id rita) at {approval['at']}"
+
+
+def test_what_a_person_rejects_ends_the_run_in_words(factory, monkeypatch, capsys):
+    run = factory.run(monkeypatch, FOLDER, answer="Reject", **UNDECIDED)
+    assert run.state == "failed"
+    assert run.states("failed") == {"result"}
+    assert run.tries("result") == 1
+    assert run.states("skipped") == attempt(2) | attempt(3) | {"deploy"}
+    result = run.xcom("result")
+    assert (result["verdict"], result["model"]) == ("needs_person", None)
+    assert not result["approval"]["approved"]
+    said = capsys.readouterr().out
+    assert "release rejected by rita (id rita) at 2" in said
+    assert f"the last report is {run.xcom('attempt_1.evaluate')['manifest_uri']}" in said
+    assert "Verdict: needs_person" in said  # what the person was shown
+
+
+def test_a_fail_asks_nobody(factory, monkeypatch):
+    run = factory.run(
+        monkeypatch,
+        {**FOLDER, "attempts": 1},
+        LORA_FACTORY_FAKE_PASS_EPOCHS=NEVER,
+        **UNDECIDED,
+    )
+    assert run.state == "failed"
+    assert {"approve", "deploy"} <= run.states("skipped")
+
+
+def test_a_retrain_that_is_no_better_leaves_the_deployed_model(factory, monkeypatch, capsys):
+    first = factory.run(monkeypatch, FOLDER)
+    deployed = first.xcom("attempt_1.evaluate")["manifest_uri"]
+    lora = first.xcom("attempt_1.train")["manifest_uri"]
+    conf = {**FOLDER, "incumbent": deployed, "parent": lora, "attempts": 2, "epochs": 11}
+    worse = factory.run(monkeypatch, conf)
+    assert worse.state == "failed"
+    assert worse.states("skipped") >= {"deploy", "approve"}
+    assert worse.xcom("result")["model"] is None
+    said = capsys.readouterr().out
+    assert f"gates closed: beats_incumbent ({lora})" in said
+    spec = spec_of(worse, factory.store, "attempt_2.evaluate")
+    assert (spec["incumbent"], spec["incumbent_checkpoint"]) == (
+        lora,
+        "checkpoints/step-000080.safetensors",
+    )
+    assert spec_of(worse, factory.store, "attempt_1.train")["parent_checkpoint"] == (
+        "checkpoints/step-000080.safetensors"
+    )
+    better = factory.run(monkeypatch, {**conf, "epochs": 12}, LORA_FACTORY_FAKE_BETTER="1")
+    assert better.state == "success"
+    assert better.xcom("result")["model"] is not None
 
 
 def test_bad_conf_fails_in_plan_at_once(factory, monkeypatch, capsys):

@@ -96,12 +96,15 @@ def _record(deployment: Deployment, decision: Decision, day: date) -> RetrainDec
 def retrain_conf(model: Model, day: date) -> dict[str, JsonValue] | None:
     """Conf of an incremental run: the deployed model's own, crawled anew, its LoRA as parent.
 
+    The new model must beat the deployed one, which its evaluation names.
+
     None where the stored conf is not a valid :class:`RunConf` (a release made by hand).
     """
     conf = model.conf | {
         "name": model.name,
         "trigger": model.trigger,
         "parent": model.lora,
+        "incumbent": model.evaluation,
         "as_of": day.isoformat(),
         "start_from": None,
         "stop_after": None,

@@ -70,7 +70,7 @@ def run(spec: TrainSpec, ctx: StageContext) -> TrainReport:
     validation = load_split("validation", plan, base, ctx)
     if validation is None:
         log.warning("no validation split: the probe uses training images and can't see overfitting")
-    parameters = attach_adapter(plan, base, ctx)
+    parameters = attach_adapter(spec, plan, base, ctx)
     header = metadata(plan, info, ctx)
 
     def save(file: Path, step: int) -> None:
@@ -131,11 +131,13 @@ def plan_entry(spec: TrainSpec, plan: TrainPlan, ctx: StageContext) -> BaseEntry
     return entry
 
 
-def attach_adapter(plan: TrainPlan, base: DiffusionBase, ctx: StageContext) -> list[Parameter]:
+def attach_adapter(
+    spec: TrainSpec, plan: TrainPlan, base: DiffusionBase, ctx: StageContext
+) -> list[Parameter]:
     """A fresh adapter by the plan, or the parent's weights in the parent's rank and layers."""
     if "parent" not in ctx.inputs:
         return base.add_adapter(ADAPTER, plan.rank, plan.alpha, plan.target_modules, seed=plan.seed)
-    parent = base.read_adapter(ctx.inputs["parent"].path / "lora.safetensors")
+    parent = base.read_adapter(ctx.inputs["parent"].path / spec.parent_checkpoint)
     alpha = plan.alpha / plan.rank * parent.rank
     parameters = base.add_adapter(ADAPTER, parent.rank, alpha, tuple(parent.layers))
     base.copy_into_adapter(ADAPTER, parent)

@@ -15,7 +15,9 @@ from lora_factory_airflow.operators._base import fail, last_uri
 
 
 class GateOperator(BaseBranchOperator):
-    """Pass → deploy; fail → the next attempt; last failure → give up.
+    """Pass → deploy; fail → the next attempt; last failure → give up; else ask a person.
+
+    A verdict ``needs_person`` starts no further attempt: trying again calibrates no scorer.
 
     Skips all that can no longer be reached, not just the tasks next to it, so that trigger
     rule ``none_failed`` serves everywhere and no scheduler round is spent on each task.
@@ -24,7 +26,7 @@ class GateOperator(BaseBranchOperator):
         spec: ``attempts`` of this run; ``evaluation`` to judge where no task made one.
         evaluation: StageResult of this attempt's evaluation.
         attempt: number of this attempt, from 1.
-        if_passed, if_failed, if_given_up: task ids to go on with.
+        if_passed, if_failed, if_given_up, if_undecided: task ids to go on with.
     """
 
     template_fields: Sequence[str] = ("spec", "evaluation")
@@ -38,6 +40,7 @@ class GateOperator(BaseBranchOperator):
         if_passed: str,
         if_failed: str,
         if_given_up: str,
+        if_undecided: str,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -47,6 +50,7 @@ class GateOperator(BaseBranchOperator):
         self.if_passed = if_passed
         self.if_failed = if_failed
         self.if_given_up = if_given_up
+        self.if_undecided = if_undecided
 
     def choose_branch(self, context: Any) -> str:  # noqa: ARG002
         """The task id to go on with."""
@@ -64,6 +68,8 @@ class GateOperator(BaseBranchOperator):
         )
         if report.verdict == "pass":
             return self.if_passed
+        if report.verdict == "needs_person":
+            return self.if_undecided
         return self.if_failed if self.attempt < self.spec["attempts"] else self.if_given_up
 
     def execute(self, context: Any) -> str:

@@ -18,22 +18,25 @@ from lora_factory_airflow.operators._base import StageOperator, fail
 class ResultOperator(BaseOperator):
     """Verdict, attempts, model and URIs of a run; giving up fails it.
 
-    Returns a dict: ``verdict`` (pass, fail, or None when nothing was evaluated),
+    Returns a dict: ``verdict`` (pass, fail, needs_person, or None when nothing was evaluated),
     ``attempts``, ``overall``, ``threshold``, ``name``, ``evaluation`` (URI of the last one),
-    ``model`` (endpoint, version, trigger, base, lora; None when nothing was deployed) and
-    ``stages`` (task id → StageResult of every stage that ran).
+    ``approval`` (approved, by, at; None when no person was asked), ``model`` (endpoint,
+    version, trigger, base, lora; None when nothing was deployed) and ``stages`` (task id →
+    StageResult of every stage that ran).
 
     Args:
         spec: ``name`` of the adapter; ``evaluation`` to report where no task made one.
         plan: the RunPlan.
+        approval: what ApproveOperator returned.
     """
 
-    template_fields: Sequence[str] = ("spec", "plan")
+    template_fields: Sequence[str] = ("spec", "plan", "approval")
 
-    def __init__(self, *, spec: Any, plan: Any, **kwargs: Any) -> None:
+    def __init__(self, *, spec: Any, plan: Any, approval: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec = spec
         self.plan = plan
+        self.approval = approval
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Collect; fail the run when no attempt passed."""
@@ -41,16 +44,13 @@ class ResultOperator(BaseOperator):
         try:
             store = open_store(DeploymentHook().settings())
             result = {"name": self.spec["name"], **self._judged(stages, store), "stages": stages}
+            closed = result.pop("closed", ())
             result["model"] = _model(stages.get("deploy"), store)
         except FactoryError as err:
             raise fail(err) from None
         if "deploy" in self.plan["stages"] and result["model"] is None:
             context["ti"].xcom_push(key="return_value", value=result)
-            msg = (
-                f"gave up after {result['attempts']} attempt(s): overall {result['overall']:.3f}, "
-                f"needed {result['threshold']:.3f}; the last report is {result['evaluation']}"
-            )
-            raise AirflowFailException(msg)
+            raise AirflowFailException(_why(result, closed))
         self.log.info("%s", result)
         return result
 
@@ -66,11 +66,29 @@ class ResultOperator(BaseOperator):
         """Verdict and scores of the last evaluation."""
         uris = [r["manifest_uri"] for id_, r in stages.items() if id_.endswith(".evaluate")]
         uri = uris[-1] if uris else self.spec["evaluation"]
-        answer = {"attempts": len(uris), "verdict": None, "evaluation": uri}
+        answer: dict[str, Any] = {
+            "attempts": len(uris),
+            "verdict": None,
+            "evaluation": uri,
+            "approval": self.approval,
+        }
         if uri is None:
             return answer
         report = EvaluationReport.model_validate(store.read_manifest(uri).stats)
+        answer["closed"] = [f"{g.name} ({g.detail})" for g in report.gates if not g.passed]
         return answer | report.model_dump(include={"verdict", "overall", "threshold"})
+
+
+def _why(result: dict[str, Any], closed: Sequence[str]) -> str:
+    """Why nothing was deployed, in one line."""
+    scores = f"overall {result['overall']:.3f}, needed {result['threshold']:.3f}"
+    if closed:
+        scores += f"; gates closed: {', '.join(closed)}"
+    scores += f"; the last report is {result['evaluation']}"
+    if result["verdict"] == "needs_person":
+        approval = result["approval"] or {"by": "nobody", "at": "any time"}
+        return f"release rejected by {approval['by']} at {approval['at']}: {scores}"
+    return f"gave up after {result['attempts']} attempt(s): {scores}"
 
 
 def _model(release: dict[str, Any] | None, store: ArtifactStore) -> dict[str, Any] | None:

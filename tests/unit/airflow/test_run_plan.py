@@ -67,6 +67,7 @@ def made(settings: Settings, tmp_path: Path) -> dict[str, str]:
         trigger="t",
         base="b",
         scorer="s",
+        checkpoint="checkpoints/step-000040.safetensors",
     )
     folder = tmp_path / "files"
     folder.mkdir()
@@ -253,10 +254,27 @@ def test_parent_brings_its_dataset(settings, made):
         make_plan(conf(parent=made["raw"]), settings, TODAY)
 
 
+def test_a_model_to_beat_is_found_by_its_evaluation(settings, made):
+    plan = make_plan(conf(incumbent=made["evaluation"], parent=made["lora"]), settings, TODAY)
+    spec = specs.EvaluateSpec.model_validate(plan.specs["evaluate"] | {"lora": "l", "dataset": "d"})
+    assert spec.incumbent == made["lora"]
+    assert spec.incumbent_checkpoint == "checkpoints/step-000040.safetensors"
+    assert plan.specs["train"]["parent_checkpoint"] == "checkpoints/step-000040.safetensors"
+    alone = make_plan(conf(incumbent=made["evaluation"]), settings, TODAY)
+    assert "parent_checkpoint" not in alone.specs["train"]
+    assert make_plan(conf(), settings, TODAY).specs["evaluate"].get("incumbent") is None
+    with pytest.raises(SpecError, match="is a lora, not an evaluation of a lora"):
+        make_plan(conf(incumbent=made["lora"]), settings, TODAY)
+    Path(made["lora"].partition("#")[0].removeprefix("file://")).unlink()
+    with pytest.raises(ArtifactError, match="no artifact at"):
+        make_plan(conf(incumbent=made["evaluation"]), settings, TODAY)
+
+
 def tasks() -> dict[str, tuple[str, int]]:
     names = ("sanitize", "label", "tune", "train", "evaluate", "gate")
     inner = {f"attempt_{n}.{s}": (s, n) for n in (1, 2, 3) for s in names}
-    return {"crawl": ("crawl", 0), **inner, "deploy": ("deploy", 0)}
+    ends = {stage: (stage, 0) for stage in ("approve", "deploy")}
+    return {"crawl": ("crawl", 0), **inner, **ends}
 
 
 def test_skipped(settings, made):
@@ -272,9 +290,11 @@ def test_skipped(settings, made):
         *("attempt_1.train", "attempt_1.evaluate"),
     }
     second = {id_ for id_, (_, n) in tasks().items() if n == 2}
-    start = {"attempt_1.evaluate", "attempt_1.gate", "deploy"}
+    start = {"attempt_1.evaluate", "attempt_1.gate", "approve", "deploy"}
     assert runs(start_from=made["lora"], attempts=2) == second | start
-    assert runs(start_from=made["evaluation"], attempts=1) == {"attempt_1.gate", "deploy"}
+    assert runs(start_from=made["evaluation"], attempts=1) == {
+        *("attempt_1.gate", "approve", "deploy")
+    }
 
 
 @given(text=st.text(max_size=90))

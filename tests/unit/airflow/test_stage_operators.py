@@ -11,6 +11,7 @@ from lora_factory.contracts.manifest import StageResult
 from lora_factory.contracts.run import STAGES
 from lora_factory.errors import DataError, Interrupted, ServiceUnavailable, SpecError
 from lora_factory_airflow.operators._base import StageOperator, fail, last_uri
+from lora_factory_airflow.operators.approve import ApproveOperator
 from lora_factory_airflow.operators.crawl import CrawlOperator
 from lora_factory_airflow.operators.deploy import DeployOperator
 from lora_factory_airflow.operators.evaluate import EvaluateOperator
@@ -40,9 +41,25 @@ def test_one_operator_a_stage():
     assert tuple(operator.stage for operator in OPERATORS) == STAGES
     for operator in OPERATORS:
         assert operator.spec_type.__name__ == f"{operator.stage.title()}Spec"
-        assert set(operator.template_fields) == {"spec", "inputs"}
+        more = {"approval"} if operator is DeployOperator else set()
+        assert set(operator.template_fields) == {"spec", "inputs"} | more
     assert set(GateOperator.template_fields) == {"spec", "evaluation"}
-    assert set(ResultOperator.template_fields) == {"spec", "plan"}
+    assert set(ResultOperator.template_fields) == {"spec", "plan", "approval"}
+    assert set(ApproveOperator.template_fields) == {"subject", "body", "spec", "evaluations"}
+
+
+@pytest.mark.parametrize(
+    ("approval", "who"),
+    [
+        (None, None),
+        ({"approved": False, "by": "rita", "at": "noon"}, None),
+        ({"approved": True, "by": "rita", "at": "noon"}, "rita at noon"),
+    ],
+)
+def test_only_an_approval_is_handed_on(approval, who):
+    spec = {"lora": "l", "evaluation": "e", "name": "n"}
+    operator = DeployOperator(task_id="d", spec=spec, approval=approval)
+    assert operator.parse().approved_by == who
 
 
 def test_constructors_only_assign():
