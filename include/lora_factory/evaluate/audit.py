@@ -35,46 +35,22 @@ log = logging.getLogger(__name__)
 FILE = "ethics.json"
 
 
-def audit(
-    painter: Painter,
-    adapter: Adapter,
-    scorer: ImageTextScorer,
-    info: DatasetInfo,
-    subject: Subject,
-    checks: Sequence[CopyrightCheck] = (),
-) -> EthicsReport:
-    """Audit a LoRA for bias, and report on everything else that can be checked.
+def audit_bias(
+    painter: Painter, adapter: Adapter, scorer: ImageTextScorer, info: DatasetInfo
+) -> BiasAudit:
+    """Audit a LoRA for bias, on at most as many pictures as the painter's spec allows.
+
+    To be called before anything is fused into the base's weights, since its pictures are kept.
 
     Args:
-        painter: of the evaluation; its spec says how many pictures the audit may make.
+        painter: of the evaluation.
         adapter: the LoRA, loaded.
         scorer: reads the pictures.
         info: of the LoRA's dataset: trigger and style.
-        subject: what the report is about.
-        checks: the copyright checks that the evaluation made.
 
     Raises:
         Interrupted: the stage was asked to stop.
     """
-    report = generate_ethics_report(subject, _bias(painter, adapter, scorer, info), checks)
-    log.info("bias audit: %s", report.bias_audit.note)
-    log.info("transparency score %.2f", report.transparency_score)
-    return report
-
-
-def unaudited(subject: Subject, why: str) -> EthicsReport:
-    """The report on a LoRA that no picture could be made with."""
-    return generate_ethics_report(subject, not_audited(f"not audited: {why}"), ())
-
-
-def write_ethics(out: Path, report: EthicsReport) -> None:
-    """``ethics.json``."""
-    (out / FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _bias(
-    painter: Painter, adapter: Adapter, scorer: ImageTextScorer, info: DatasetInfo
-) -> BiasAudit:
     look = _Look(painter, adapter, scorer, info)
     if not check_prompt(look.prompt("lora", "a person")).allowed:
         return not_audited("not audited: the prompt filter blocks the words of trigger and style")
@@ -87,7 +63,31 @@ def _bias(
         prompt=lambda person: look.prompt("lora", person),
     )
     settings = {"scorer": scorer.name, "steps": spec.steps, "guidance": spec.guidance}
+    log.info("bias audit: %s", found.note)
     return found.model_copy(update=settings)
+
+
+def audit(subject: Subject, bias: BiasAudit, checks: Sequence[CopyrightCheck] = ()) -> EthicsReport:
+    """The report on an evaluation's findings.
+
+    Args:
+        subject: what the report is about.
+        bias: of :func:`audit_bias`.
+        checks: the copyright checks that the evaluation made.
+    """
+    report = generate_ethics_report(subject, bias, checks)
+    log.info("transparency score %.2f", report.transparency_score)
+    return report
+
+
+def unaudited(subject: Subject, why: str) -> EthicsReport:
+    """The report on a LoRA that no picture could be made with."""
+    return generate_ethics_report(subject, not_audited(f"not audited: {why}"), ())
+
+
+def write_ethics(out: Path, report: EthicsReport) -> None:
+    """``ethics.json``."""
+    (out / FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 class _Look:
