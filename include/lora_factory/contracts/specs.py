@@ -136,6 +136,12 @@ class EvaluateSpec(StageSpec):
     audit_pictures: int = Field(
         56, ge=0, le=100_000, description="Pictures of the bias audit, at most; 0: not audited"
     )
+    settings_prompts: int = Field(
+        5, ge=0, le=100, description="Prompts to find recommended settings on; 0: none are found"
+    )
+    xyz_pictures: int = Field(
+        18, ge=0, le=200, description="Pictures of checkpoint × strength × seed, at most; 0: none"
+    )
     steps: int = Field(20, ge=1, le=200, description="Denoising steps")
     guidance: float = Field(4.0, ge=1, le=30)
     seed: int = 1234

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lora_factory.evaluate.prompts import EvalPrompt
     from lora_factory.models.roles import ImageTextScorer
 
-PROMPTS = 5
 MARGIN = 0.03
 """Quality by which two settings may differ and still be taken as equally good."""
 
@@ -38,7 +37,7 @@ def recommend_settings(
     constants: Constants,
     readable: bool,
 ) -> RecommendedSettings:
-    """Try strength × steps on the first ``PROMPTS`` different prompts.
+    """Try strength × steps on the first ``spec.settings_prompts`` different prompts.
 
     Args:
         painter: of the LoRA's base; it keeps what it paints, so that a retry goes on.
@@ -56,7 +55,7 @@ def recommend_settings(
     first: dict[str, int] = {}
     for row, prompt in enumerate(prompts):
         first.setdefault(prompt.text, row)  # one seed each
-    rows = list(first.values())[:PROMPTS]
+    rows = list(first.values())[: spec.settings_prompts]
     few = [prompts[row] for row in rows]
     known = metrics.Pairs(
         pairs.base[rows], pairs.lora[rows], pairs.anchor[rows], pairs.real, pairs.text

@@ -49,6 +49,7 @@ from lora_factory.evaluate.advice import advise, best_share
 from lora_factory.evaluate.audit import audit, audit_bias
 from lora_factory.evaluate.calibration import constants_of, find_calibration, note_of
 from lora_factory.evaluate.card import CardSources, data_statistics, generate_lora_card
+from lora_factory.evaluate.copyright import attack
 from lora_factory.evaluate.data import load_style
 from lora_factory.evaluate.evaluator import NAMES, Evaluation, LoRAEvaluator, Rival
 from lora_factory.evaluate.grid import draw_notice
@@ -66,6 +67,7 @@ from lora_factory.evaluate.write import (
 from lora_factory.evaluate.xyz import draw_xyz, label_of
 from lora_factory.guard.ethics import Subject
 from lora_factory.guard.output import output_guard
+from lora_factory.guard.protected import open_index, protected_conditions
 from lora_factory.guard.training_data import read_lineage
 from lora_factory.models.judges import AESTHETIC, PREFERENCE, picture_judges
 from lora_factory.models.loaders import image_text_scorer, limit_threads
@@ -109,6 +111,11 @@ def roles(spec: EvaluateSpec) -> tuple[str, ...]:  # noqa: ARG001  (part of the 
     return (*seen_by, "bases", "files:evaluate/calibrations")
 
 
+def conditions(inputs: Mapping[str, LocalArtifact], settings: Settings) -> dict[str, str]:  # noqa: ARG001
+    """What of the deployment decides the result, beside the spec: it enters the artifact key."""
+    return protected_conditions(settings)
+
+
 def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
     """Judge a LoRA.
 
@@ -118,6 +125,7 @@ def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
         SpecError: more pictures are asked for than fit into memory.
         DataError: the dataset can't be used, or holds too few images or captions.
         ArtifactError: a LoRA's manifest tells neither base nor trigger.
+        ConfigurationError: the index of protected works can't be used.
         Interrupted: asked to stop; the pictures made so far are kept.
     """
     limit_threads(ctx.settings)
@@ -130,6 +138,7 @@ def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
     opened = _open(profile, ctx.inputs["lora"], trained, spec)
     if isinstance(opened, HardGate):
         return _refuse(spec, ctx, trained, scorer.name, [gate, opened])
+    protected = open_index(profile, ctx.settings)
     calibration = find_calibration(
         profile.role(SCORER).resolve_revision(), opened.entry.resolve_revision()
     )
@@ -138,18 +147,19 @@ def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
         _data(profile, ctx, scorer),
         scorer,
         constants_of(calibration),
-        output_guard(profile, ctx.settings),
+        output_guard(profile, ctx.settings, protected=False),
         picture_judges(profile),
     )
     chosen, candidates = evaluator.choose(opened.adapters)
     evaluator.draw(opened.adapters[chosen])
     bias = audit_bias(evaluator.painter, opened.adapters[chosen], scorer, evaluator.data.info)
+    repeats = attack(evaluator, protected, ctx.settings.protected_policy)
     settings, xyz = _try_out(evaluator, opened, chosen)
     rival, closed = _rival(profile, ctx, evaluator.painter, opened.entry)
     found = evaluator.run_evaluation(rival)
-    found = replace(found, gates=(gate, gates.keys_used(""), *found.gates, *closed))
+    found = replace(found, gates=(gate, gates.keys_used(""), *found.gates, *repeats.gates(), *closed))
     report = _judge(opened, chosen, evaluator, found, calibration)
-    ethics = audit(_subject(ctx, opened, report), bias)
+    ethics = audit(_subject(ctx, opened, report), bias, repeats.checks)
     data = data_statistics(ctx.inputs["dataset"].path)
     report = report.model_copy(
         update={
@@ -161,6 +171,7 @@ def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
         }
     )
     write_pictures(ctx.out, evaluator)
+    repeats.write(ctx.out, evaluator.guard)
     pictures = ReportPictures(rows_of(evaluator), drift_of(evaluator), xyz)
     write_report(ctx.out, report, grid_of(pictures.rows, report), pictures)
     _write_card(ctx, report, opened, evaluator.prompts)
@@ -251,21 +262,25 @@ def _entry(profile: Profile, lora: LocalArtifact, name: str) -> BaseEntry:
 
 def _try_out(
     evaluator: LoRAEvaluator, opened: Opened, chosen: str
-) -> tuple[RecommendedSettings, Image]:
-    """Strength × steps, and the picture of checkpoint × strength × seed."""
-    painter, prompts = evaluator.painter, evaluator.prompts
-    settings = recommend_settings(
-        painter,
-        opened.adapters[chosen],
-        prompts,
-        evaluator.pairs,
-        evaluator.scorer,
-        constants=evaluator.constants,
-        readable=not evaluator.blind(),
-    )
-    last, *earlier = opened.adapters
-    labels = {label_of(file): opened.adapters[file] for file in (*earlier, last)}
-    return settings, draw_xyz(painter, labels, prompts, chosen=label_of(chosen))
+) -> tuple[RecommendedSettings | None, Image | None]:
+    """Strength × steps, and the picture of checkpoint × strength × seed, where asked for."""
+    painter, prompts, spec = evaluator.painter, evaluator.prompts, evaluator.spec
+    settings, xyz = None, None
+    if spec.settings_prompts:
+        settings = recommend_settings(
+            painter,
+            opened.adapters[chosen],
+            prompts,
+            evaluator.pairs,
+            evaluator.scorer,
+            constants=evaluator.constants,
+            readable=not evaluator.blind(),
+        )
+    if spec.xyz_pictures:
+        last, *earlier = opened.adapters
+        labels = {label_of(file): opened.adapters[file] for file in (*earlier, last)}
+        xyz = draw_xyz(painter, labels, prompts, chosen=label_of(chosen))
+    return settings, xyz
 
 
 def _judge(

@@ -21,7 +21,6 @@ SEEDS = 2
 NEXT_SEED = 1000
 """Distance of the second seed from a prompt's own."""
 PROMPTS = 2
-MOST_PICTURES = 18
 LABEL = 96
 """Width of the checkpoints' names, pixels."""
 HEAD = 58
@@ -49,21 +48,20 @@ def draw_xyz(
     prompts: Sequence[EvalPrompt],
     *,
     chosen: str = "",
-    limit: int = MOST_PICTURES,
 ) -> Image.Image:
     """Draw one or two prompts with each checkpoint, strength and seed.
 
     Args:
-        painter: of their base; it keeps what it paints, so that a retry goes on.
+        painter: of their base; it keeps what it paints, so that a retry goes on. Its spec says
+            how many pictures at most: prompts, then checkpoints, then seeds are left out.
         adapters: label → checkpoint, loaded, the oldest first.
         prompts: the first of them are drawn.
         chosen: label of the checkpoint that was judged; it is marked and never left out.
-        limit: most pictures to make; prompts, then checkpoints, then seeds are left out.
 
     Raises:
         Interrupted: the stage was asked to stop; pictures made so far are kept.
     """
-    axes = fit_axes(tuple(adapters), tuple(prompts), chosen, limit)
+    axes = fit_axes(tuple(adapters), tuple(prompts), chosen, painter.spec.xyz_pictures)
     seeded = [
         replace(prompt, seed=prompt.seed + NEXT_SEED * turn)
         for prompt in axes.prompts
