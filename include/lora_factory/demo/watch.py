@@ -34,11 +34,18 @@ class Watcher:
     _lines: dict[str, str] = field(default_factory=dict)
 
     def follow(self, seconds: float = 3600.0) -> dict[str, Any]:
-        """Look every two seconds until the run ends; returns the run."""
+        """Look every two seconds until the run ends; returns the run.
+
+        Where nobody sits at the terminal, also when it waits for a person's answer.
+        """
         while True:
             run = self.api.run(self.dag_id, self.run_id)
-            for task in self.api.tasks(self.dag_id, self.run_id):
+            tasks = self.api.tasks(self.dag_id, self.run_id)
+            for task in tasks:
                 self._look(task)
+            asking = [task for task in tasks if task["state"] == "awaiting_input"]
+            if asking and not sys.stdin.isatty():
+                return run
             if run["state"] in FINAL or time.monotonic() - self.started > seconds:
                 return run
             time.sleep(2.0)
@@ -53,6 +60,9 @@ class Watcher:
         if state in ("running", "success", "failed", "up_for_retry", "awaiting_input"):
             took = f" {task['duration']:.1f} s" if state == "success" and task["duration"] else ""
             self._print(name, f"{state}{took}")
+        if state == "awaiting_input":
+            path = f"/dags/{self.dag_id}/runs/{self.run_id}/tasks/{name}/required_actions"
+            self._print(name, f"a person is asked: {self.api.url}{path}")
         if state in ("failed", "up_for_retry"):
             for line in self._log(name, task["try_number"])[-12:]:
                 self._print(name, line)

@@ -18,7 +18,7 @@ from drawn_signs import signs  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 from PIL import Image
 
-from lora_factory.contracts.evaluation import Advice
+from lora_factory.contracts.evaluation import Advice, ItemAdvice
 from lora_factory.contracts.manifest import Kind, Manifest
 from lora_factory.contracts.records import (
     AuditRecord,
@@ -273,6 +273,58 @@ def test_advice_raises_the_share_that_is_dropped(
     worst = min(record.alignment for record in cleaned.records if record.alignment is not None)
     gone = [float(line.detail.split()[1]) for line in cleaned.audit if line.reason]
     assert max(gone) <= worst + 0.001
+
+
+def test_advice_on_single_images_is_followed_by_name(
+    raw: Raw, sanitize: Sanitize, tmp_path: Path
+) -> None:
+    names = add_signs(raw)
+    bad = raw.add(
+        encoded(signs()["orange heart"].transpose(Image.Transpose.FLIP_TOP_BOTTOM)), "x y"
+    )
+    copy = raw.add(
+        encoded(
+            Image.open(io.BytesIO((raw.folder / f"images/{bad}.png").read_bytes())),
+            "JPEG",
+            quality=70,
+        ),
+        "x y",
+    )
+    folder = tmp_path / "advice"
+    folder.mkdir()
+    items = (
+        ItemAdvice(sha256=bad, do="drop", reason="off_style", detail="looks wrong"),
+        ItemAdvice(
+            sha256=names["red heart"], do="recaption", reason="caption_mismatch", text="ruby heart"
+        ),
+        ItemAdvice(sha256="0" * 64, do="drop", reason="copied"),  # not here any more
+    )
+    (folder / "advice.json").write_text(Advice(items=items).model_dump_json())
+    cleaned = sanitize(raw, {"advice": folder})
+    assert cleaned.why(bad) == ["advised_off_style"]
+    assert cleaned.why(copy) == ["near_duplicate"]  # it does not take the bad one's place
+    renamed = cleaned.by_hash[names["red heart"]]
+    assert (renamed.text, renamed.text_source) == ("ruby heart", "composed")
+    assert cleaned.by_hash.keys() == set(names.values())
+    assert cleaned.report.followed_advice == (
+        "dropped 1 images: advised_off_style",
+        "captioned 1 images anew, by name",
+    )
+
+
+def test_advice_that_leaves_too_few_images_is_not_followed(
+    raw: Raw, sanitize: Sanitize, tmp_path: Path, settings: Settings
+) -> None:
+    names = add_signs(raw)
+    folder = tmp_path / "advice"
+    folder.mkdir()
+    items = tuple(
+        ItemAdvice(sha256=sha256, do="drop", reason="off_style") for sha256 in names.values()
+    )
+    advice = Advice(items=items, drop_alignment_percentile=30)
+    (folder / "advice.json").write_text(advice.model_dump_json())
+    cleaned = sanitize(raw, {"advice": folder}, alignment_percentile=0)
+    assert len(cleaned.records) == settings.min_images
 
 
 def test_a_floor_drops_whatever_is_below(raw: Raw, sanitize: Sanitize) -> None:
