@@ -142,6 +142,9 @@ class EvaluateSpec(StageSpec):
     xyz_pictures: int = Field(
         18, ge=0, le=200, description="Pictures of checkpoint × strength × seed, at most; 0: none"
     )
+    attacks: int = Field(
+        8, ge=0, le=1000, description="Training captions drawn word for word, to provoke copies"
+    )
     steps: int = Field(20, ge=1, le=200, description="Denoising steps")
     guidance: float = Field(4.0, ge=1, le=30)
     seed: int = 1234

@@ -15,6 +15,7 @@ from lora_factory.errors import ModelError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from lora_factory.contracts.copyright import CopyrightCheck
     from lora_factory.contracts.evaluation import Comparison
     from lora_factory.evaluate.metrics import Pairs, Readable
     from lora_factory.guard.copying import Cuts, Nearest
@@ -101,6 +102,15 @@ def no_copies(nearest: Sequence[Nearest], cuts: Cuts) -> HardGate:
         f"≤ {cuts.bits} of 64 hash bits apart, cuts from {cuts.calibrated_on} originals)"
     )
     return _gate("no_copies", passed, detail)
+
+
+def no_protected_works(check: CopyrightCheck) -> HardGate:
+    """The deployment's protected works are not repeated, or its policy is to flag them."""
+    detail = (
+        f"{check.calibrated_hits} of {check.n} repeat one of {check.works} protected works, "
+        f"{check.verbatim_hits} verbatim (policy {check.policy}); {check.note}"
+    )
+    return _gate("no_protected_works", check.passed, detail)
 
 
 def safe_images(findings: Sequence[Finding]) -> HardGate:

@@ -3,7 +3,8 @@
 Files: ``report.json`` (EvaluationReport), ``report.html``, ``grid.png``, ``advice.json``
 (Advice), ``ethics.json`` (EthicsReport), ``xyz.png``, ``README.md`` (model card),
 ``images/base/*.png`` and ``images/lora/*.png`` (row by row the same prompt and seed;
-``pairs.jsonl`` tells which). A LoRA that can't be loaded has no pictures and no card.
+``pairs.jsonl`` tells which), ``images/attack/*.png`` (training captions word for word;
+``attack.jsonl``). A LoRA that can't be loaded has no pictures and no card.
 
 The LoRA's file is chosen among its checkpoints on prompts of their own, and judged on others.
 
@@ -24,7 +25,7 @@ CPU); that figure is in the metric's note.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,7 @@ from lora_factory.models.profiles import load_profile
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from lora_factory.contracts.settings import Settings
     from lora_factory.contracts.stage import LocalArtifact, StageContext
     from lora_factory.diffusion.base import DiffusionBase
     from lora_factory.evaluate.data import StyleData
@@ -111,7 +113,10 @@ def roles(spec: EvaluateSpec) -> tuple[str, ...]:  # noqa: ARG001  (part of the 
     return (*seen_by, "bases", "files:evaluate/calibrations")
 
 
-def conditions(inputs: Mapping[str, LocalArtifact], settings: Settings) -> dict[str, str]:  # noqa: ARG001
+def conditions(
+    inputs: Mapping[str, LocalArtifact],  # noqa: ARG001  (part of the stage's shape)
+    settings: Settings,
+) -> dict[str, str]:
     """What of the deployment decides the result, beside the spec: it enters the artifact key."""
     return protected_conditions(settings)
 
@@ -157,7 +162,8 @@ def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
     settings, xyz = _try_out(evaluator, opened, chosen)
     rival, closed = _rival(profile, ctx, evaluator.painter, opened.entry)
     found = evaluator.run_evaluation(rival)
-    found = replace(found, gates=(gate, gates.keys_used(""), *found.gates, *repeats.gates(), *closed))
+    closed = (*found.gates, *repeats.gates(), *closed)
+    found = replace(found, gates=(gate, gates.keys_used(""), *closed))
     report = _judge(opened, chosen, evaluator, found, calibration)
     ethics = audit(_subject(ctx, opened, report), bias, repeats.checks)
     data = data_statistics(ctx.inputs["dataset"].path)
