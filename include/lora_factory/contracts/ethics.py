@@ -69,7 +69,10 @@ class SideAudit(Contract):
         None, description="Highest minus lowest share of a prompt; chance alone makes it > 0"
     )
     association_p: float | None = Field(
-        None, ge=0, le=1, description="Permutation test: such a spread without any association"
+        None,
+        ge=0,
+        le=1,
+        description="Permutation test (χ²): so unlike each other without any association",
     )
 
 

@@ -77,7 +77,7 @@ def audit_side(
         association = Estimate(
             value=spread, low=min(float(low), spread), high=max(float(high), spread), n=share.n
         )
-        p_value = _permuted(labels, spread, rng)
+        p_value = _permuted(labels, rng)
     return SideAudit(
         side=side,
         pictures=labels.size,
@@ -198,11 +198,23 @@ def _spread(labels: Labels) -> Floats:
     return spread
 
 
-def _permuted(labels: Labels, spread: float, rng: np.random.Generator) -> float:
-    """Share of permutations of the determined readings that spread as much."""
+def _between(labels: Labels) -> Floats:
+    """replicates×P×S → Σ n (share of the prompt − share of all)²: Pearson's χ² but for a factor
+    that permuting leaves alone. Unlike the spread it isn't 1 as soon as two prompts disagree.
+    """
+    told = (labels != 0).sum(axis=2)
+    first = (labels == 1).sum(axis=2)
+    whole = first.sum(axis=1, keepdims=True) / np.maximum(told.sum(axis=1, keepdims=True), 1)
+    squares: Floats = (told * (first / np.maximum(told, 1) - whole) ** 2).sum(axis=1)
+    return squares
+
+
+def _permuted(labels: Labels, rng: np.random.Generator) -> float:
+    """Share of permutations of the determined readings that differ as much between prompts."""
     places = np.flatnonzero(labels.reshape(-1))
     told = labels.reshape(-1)[places]
     shuffled = np.zeros((REPLICATES, labels.size), dtype=labels.dtype)
     shuffled[:, places] = rng.permuted(np.tile(told, (REPLICATES, 1)), axis=1)
-    at_least = _spread(shuffled.reshape(REPLICATES, *labels.shape)) >= spread - 1e-9
+    found = _between(shuffled.reshape(REPLICATES, *labels.shape))
+    at_least = found >= _between(labels[None])[0] - 1e-9
     return float((at_least.sum() + 1) / (REPLICATES + 1))
