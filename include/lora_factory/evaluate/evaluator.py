@@ -200,7 +200,7 @@ class LoRAEvaluator:
             Interrupted: the stage was asked to stop.
         """
         prompts = with_trigger(self.prompts, self.data.info.trigger, rival.trigger)
-        images = rival.painter.paint(prompts, rival.adapter, what="deployed LoRA")
+        images = rival.painter.paint(prompts, rival.adapter, what="deployed LoRA", shared=True)
         pairs, _ = self._pair(self.prompts, self.pairs.base, images)
         names = [n for n in self._quality() if n != "alignment" or not self.blind()]
         mine, its = (

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,8 +82,8 @@ class Timings:
 class Painter:
     """Makes pictures of a base, with or without an adapter, or finds those made before.
 
-    The base's own go to a folder that all evaluations on this machine share
-    (``settings.scratch``), an adapter's to ``ctx.scratch``, where a retry finds them.
+    The base's own (and a deployed LoRA's) go to a folder that all evaluations on this machine
+    share (``settings.scratch``), a new adapter's to ``ctx.scratch``, where a retry finds them.
     """
 
     def __init__(
@@ -103,14 +104,17 @@ class Painter:
         strength: float = 1.0,
         steps: int | None = None,
         what: str = "pictures",
+        shared: bool = False,
     ) -> list[Image]:
         """One picture a prompt, in order; ``steps`` defaults to the spec's.
+
+        ``shared``: keep an adapter's pictures for other evaluations too.
 
         Raises:
             Interrupted: the stage was asked to stop; what is made so far is kept.
         """
         steps = steps or self.spec.steps
-        cache = self.shared if adapter is None else self.own
+        cache = self.shared if adapter is None or shared else self.own
         keys = [self.key(prompt, adapter, strength, steps) for prompt in prompts]
         side = self.base.entry.resolution
         found = [cache.get(key, side) for key in keys]
@@ -126,7 +130,7 @@ class Painter:
                 cache.put(keys[row], image)
                 found[row] = image
             progress.advance(len(rows))
-        if adapter is None and missing:
+        if cache is self.shared and missing:
             cache.trim()
         return [image for image in found if image is not None]
 
@@ -141,7 +145,7 @@ class Painter:
             "steps": steps,
             "guidance": self.spec.guidance,
             "resolution": self.base.entry.resolution,
-            "code": [__version__, PICTURES_VERSION],
+            "code": [__version__, PICTURES_VERSION, version("diffusers"), version("torch")],
         })
 
     def _make(
