@@ -25,7 +25,7 @@ from lora_factory.evaluate.calibration import constants_of, find_calibration
 from lora_factory.evaluate.data import load_style
 from lora_factory.evaluate.evaluator import abstains
 from lora_factory.evaluate.grid import MAX_PROMPTS, GridRow, draw_grid
-from lora_factory.evaluate.html import GATES, METRICS, render
+from lora_factory.evaluate.html import GATES, METRICS, SHOWN, render
 from lora_factory.evaluate.pairs import Adapter, Painter
 from lora_factory.evaluate.prompts import split_prompts, with_trigger
 from lora_factory.evaluate.statistics import geometric_means, interval, resample
@@ -396,7 +396,7 @@ def _write(ctx: StageContext, report: ComparisonReport, rows: Sequence[GridRow])
         for one in report.differences
         if one.difference is not None
     )
-    sheet = draw_grid(rows, title, f"A − B: {scores}", ("A", "B", "base"))
+    sheet = draw_grid(rows, title, f"A minus B: {scores}", ("A", "B", "base"))
     sheet.save(ctx.out / "compare.png", optimize=True)
     page = render_comparison(report, rows)
     (ctx.out / "compare.html").write_text(page, encoding="utf-8")
@@ -411,6 +411,8 @@ def render_comparison(report: ComparisonReport, rows: Sequence[GridRow]) -> str:
         report=report,
         rows=rows,
         sides=[("A", report.a), ("B", report.b)],
+        reason=report.words.partition(": ")[2] or report.words,
+        shown=SHOWN,
         gates=GATES,
         metrics=METRICS,
     )

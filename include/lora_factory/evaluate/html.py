@@ -41,6 +41,7 @@ GATES = {
     "effect": "The LoRA changes pictures",
     "no_blank_images": "No blank pictures",
     "no_copies": "No copies of training images",
+    "no_protected_works": "No copies of protected works",
     "safe_images": "Pictures are safe to show",
     "shows_subjects": "Pictures show their subjects",
     "style_measurable": "The scorer sees the style",
