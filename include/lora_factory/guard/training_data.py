@@ -35,6 +35,7 @@ MEASURES = (
     "licence allow-list; an unknown licence is kept out",
 )
 """What the crawl does; crawl/optout.py, crawl/signals.py and crawl/licences.py."""
+MOST_NAMED = 50
 CHAIN = {"dataset": "clean", "clean": "raw"}
 """Kind → name of the input it was made from."""
 
@@ -161,7 +162,11 @@ def _input(manifest: Manifest, name: str) -> InputEntry | None:
 
 
 def _ranked(items: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(items).most_common())
+    """Counted, most first; at most ``MOST_NAMED`` by name. No lone surrogates of hostile text."""
+    counts = Counter(item.encode("utf-8", "replace").decode()[:100] for item in items)
+    named = dict(counts.most_common(MOST_NAMED))
+    others = counts.total() - sum(named.values())
+    return {**named, **({"others": others} if others else {})}
 
 
 def _gathering(spec: Mapping[str, object]) -> str:
