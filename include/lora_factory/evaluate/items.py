@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FEWEST = 12
 """Images under which nothing is said of single ones."""
-SHARP = 0.9
+SHARP = 0.85
 """Share of other captions that at least half of the images must rank below their own."""
 MISMATCH = 0.6
 """A caption that ranks below this share of the others is of something else: right ones of a

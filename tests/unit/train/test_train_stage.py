@@ -203,6 +203,21 @@ def test_training_goes_on_from_a_parent(tmp_path: Path, dataset: LocalArtifact) 
     assert report.validation_loss_before == pytest.approx(trained.validation_loss, rel=1e-4)
 
 
+def test_training_goes_on_from_the_parents_file_that_is_deployed(
+    tmp_path: Path, dataset: LocalArtifact
+) -> None:
+    first = prepare(tmp_path / "first", dataset, make_plan(steps=12, learning_rate=1e-2))
+    trained = stage.run(SPEC, first)
+    assert trained.checkpoints[0] == "checkpoints/step-000003.safetensors"
+    losses = []
+    for number, name in enumerate((trained.checkpoints[0], "lora.safetensors")):
+        spec = SPEC.model_copy(update={"parent_checkpoint": name})
+        parent = artifact(first.out, "lora")
+        ctx = prepare(tmp_path / f"on{number}", dataset, make_plan(steps=1), parent=parent)
+        losses.append(stage.run(spec, ctx).validation_loss_before)
+    assert losses[1] < losses[0] < trained.validation_loss_before
+
+
 def test_one_edited_image_is_one_encoding(
     tmp_path: Path, dataset: LocalArtifact, base: DiffusionBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
