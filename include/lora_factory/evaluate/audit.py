@@ -16,7 +16,7 @@ from lora_factory.guard.bias.attributes import vocabulary
 from lora_factory.guard.bias.audit import Shot, not_audited, run_bias_audit
 from lora_factory.guard.bias.projection import FairProjection
 from lora_factory.guard.content import check_prompt
-from lora_factory.guard.ethics import generate_ethics_report
+from lora_factory.guard.ethics import FILE, generate_ethics_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from lora_factory.models.roles import ImageTextScorer, Vectors
 
 log = logging.getLogger(__name__)
-FILE = "ethics.json"
 
 
 def audit_bias(

@@ -12,9 +12,13 @@ with a law is for a lawyer to say.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from lora_factory.contracts.ethics import (
     BiasAudit,
@@ -24,6 +28,10 @@ from lora_factory.contracts.ethics import (
     ReleaseFacts,
     TransparencyItem,
 )
+from lora_factory.guard.provenance.bom import BOM
+from lora_factory.guard.provenance.marks import WATERMARK, marks_of
+from lora_factory.guard.provenance.signing import SIGNATURE
+from lora_factory.guard.provenance.watermark import MIN_SIDE
 from lora_factory.guard.training_data import UNKNOWN, Lineage, read_drops, summarise
 
 if TYPE_CHECKING:
@@ -32,6 +40,8 @@ if TYPE_CHECKING:
     from lora_factory.contracts.stage import LocalArtifact
     from lora_factory.models.profiles import BaseEntry
 
+log = logging.getLogger(__name__)
+FILE = "ethics.json"
 NOTES = (
     "This report lists what was checked and where the evidence is; it is no legal opinion.",
     "Scores of other models are comparable only if they were made from the same items.",
@@ -96,6 +106,59 @@ def complete_ethics(report: EthicsReport, facts: ReleaseFacts) -> EthicsReport:
             "marking": tuple(_marking(facts, "missing")),
         }
     )
+
+
+def complete_release(folder: Path, *, signed: bool) -> EthicsReport | None:
+    """Complete ``ethics.json`` in a release's folder from what lies beside it.
+
+    Args:
+        folder: with every file of the release but the signature.
+        signed: whether it is signed next.
+
+    Returns:
+        The report; None where the evaluation had none, or one that can't be read.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    try:
+        report = EthicsReport.model_validate_json(file.read_bytes())
+    except ValidationError as err:
+        log.warning("%s can't be completed: %s", FILE, str(err).splitlines()[0])
+        return None
+    report = complete_ethics(report, _facts(folder, signed=signed))
+    file.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _facts(folder: Path, *, signed: bool) -> ReleaseFacts:
+    """Only what this package does itself, or what lies in the folder."""
+    side = _side(folder / "lora.safetensors")
+    marked = WATERMARK in marks_of((side, side)) if side else False
+    here = {name for name in ("README.md", "release.json", BOM) if (folder / name).is_file()}
+    return ReleaseFacts(
+        signature=SIGNATURE if signed else "",
+        bom=BOM if BOM in here else "",
+        registry="release.json" if "release.json" in here else "",
+        model_card="README.md" if "README.md" in here else "",
+        c2pa="this package's serving app signs every picture it sends (guard/provenance)",
+        watermark=f"this package's serving app, pictures of {side} px" if marked else "",
+        watermark_reason=""
+        if marked or not side
+        else f"pictures of {side} px are too small for a watermark (≥ {MIN_SIDE} px)",
+    )
+
+
+def _side(file: Path) -> int:
+    """Pixels, from the LoRA's own header; 0 where it doesn't say."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="np") as opened:
+            words = (opened.metadata() or {}).get("modelspec.resolution", "").split("x")
+    except (SafetensorError, OSError):
+        return 0
+    return int(words[0]) if words[0].isdecimal() else 0
 
 
 def transparency_score(items: Sequence[TransparencyItem]) -> float:

@@ -4,9 +4,11 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 from lora_factory.contracts.copyright import CopyrightCheck
 from lora_factory.contracts.ethics import EthicsReport, ReleaseFacts, TransparencyItem
@@ -18,6 +20,7 @@ from lora_factory.guard.bias.audit import not_audited
 from lora_factory.guard.ethics import (
     Subject,
     complete_ethics,
+    complete_release,
     generate_ethics_report,
     transparency_score,
 )
@@ -223,6 +226,33 @@ def test_a_release_without_facts_has_nothing_of_it(tmp_path: Path) -> None:
     assert states(after)["signed"] == "missing"
     assert after.transparency_score == before.transparency_score
     assert {duty.state for duty in after.marking} == {"missing"}
+
+
+@pytest.mark.parametrize(("side", "marked"), [(64, False), (512, True)])
+def test_a_releases_folder_completes_its_report(tmp_path: Path, side: int, marked: bool) -> None:
+    folder = tmp_path / "release"
+    folder.mkdir()
+    before = generate_ethics_report(subject(tmp_path), not_audited("off"), [])
+    (folder / "ethics.json").write_text(before.model_dump_json(), encoding="utf-8")
+    (folder / "release.json").write_text("{}", encoding="utf-8")
+    weights = {"w": np.zeros(1, dtype=np.float32)}
+    save_file(weights, folder / "lora.safetensors", {"modelspec.resolution": f"{side}x{side}"})
+    after = complete_release(folder, signed=False)
+    assert after is not None
+    assert EthicsReport.model_validate_json((folder / "ethics.json").read_bytes()) == after
+    found = states(after)
+    assert (found["signed"], found["registered"]) == ("missing", "fulfilled")
+    assert (found["model_card"], found["bill_of_materials"]) == ("missing", "missing")
+    assert found["watermark_or_reason"] == "fulfilled"
+    watermark = next(duty for duty in after.marking if "watermark" in duty.duty)
+    assert watermark.state == ("fulfilled" if marked else "missing")
+
+
+def test_a_release_without_a_report_stays_without(tmp_path: Path) -> None:
+    assert complete_release(tmp_path, signed=True) is None
+    (tmp_path / "ethics.json").write_text('{"stage": "fair"}', encoding="utf-8")
+    assert complete_release(tmp_path, signed=True) is None
+    assert (tmp_path / "ethics.json").read_text(encoding="utf-8") == '{"stage": "fair"}'
 
 
 def test_score_of_nothing_is_zero() -> None:

@@ -12,6 +12,7 @@ from lora_factory.contracts.evaluation import EvaluationReport
 from lora_factory.contracts.registry import NewModel
 from lora_factory.contracts.stage import LocalArtifact
 from lora_factory.contracts.training import TrainReport
+from lora_factory.guard.ethics import complete_release
 from lora_factory.guard.provenance.bom import BOM, write_bom
 from lora_factory.guard.provenance.keys import SigningKey
 from lora_factory.guard.provenance.lineage import dataset_manifest, trace
@@ -67,11 +68,14 @@ def attach(
 
 
 def sign_release(out: Path, key: SigningKey | None) -> None:
-    """Sign every file in ``out``, the last thing done to it; without a key, say so.
+    """Complete the ethics report and sign every file in ``out``, the last thing done to it.
+
+    Without a key, say so.
 
     Raises:
         ConfigurationError: the key can't sign.
     """
+    complete_release(out, signed=key is not None)
     if key is None:
         log.warning("the release is NOT signed: LORA_FACTORY_SIGNING_KEY is not set")
     else:
