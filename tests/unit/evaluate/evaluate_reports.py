@@ -75,6 +75,7 @@ def full_report(**changes: object) -> EvaluationReport:
                 scorer="clip@1",
             ),
             Metric(name="cmmd", value=0.31, unit="CMMD", score=None, n=24, counted=False),
+            Metric(name="drift", value=0.4, unit="kept", score=0.35, n=8, counted=False),
         ),
         "calibration": CalibrationNote(
             scorer="clip@1",
