@@ -20,13 +20,15 @@ from lora_factory.deploy.local import LocalTarget
 from lora_factory.deploy.target import Plan, Release, Target
 from lora_factory.errors import FactoryError, ReleaseError, SpecError
 from lora_factory.guard.content import check_prompt
+from lora_factory.guard.provenance.keys import configured_key
+from lora_factory.guard.provenance.release import attach, sign_release
 from lora_factory.store.artifacts import open_store
 from lora_factory.store.catalog import Catalog
 from lora_factory.store.takedown import taken_down_with
 
 log = logging.getLogger(__name__)
 KIND: Kind = "release"
-VERSION = 1
+VERSION = 2
 SPEC = DeploySpec
 LORA_FILE = "lora.safetensors"
 VERSION_DIGITS = 12
@@ -41,26 +43,38 @@ def roles(spec: DeploySpec) -> tuple[str, ...]:  # noqa: ARG001 - every stage ha
 def run(spec: DeploySpec, ctx: StageContext) -> DeployReport:
     """Deploy a LoRA that passed its evaluation.
 
-    Files: ``lora.safetensors``, ``release.json`` (the registry's entry and this report).
+    Files: ``lora.safetensors``, ``release.json`` (the registry's entry and this report), and
+    what :func:`attach` writes; ``model.sig`` over all of them where the deployment has a key.
 
     Raises:
         SpecError: the evaluation is of another LoRA, an input is of another kind, or the LoRA was
             trained with an item that was taken down.
-        ReleaseError: it did not pass, the target refused it, or its smoke test failed; users
-            get what they got before.
-        ServiceUnavailable, ConfigurationError: the target can't be reached; nothing changed
-            for users.
+        ReleaseError: it did not pass (or needs a person's approval and has none), the target
+            refused it, or its smoke test failed; users get what they got before.
+        ServiceUnavailable, ConfigurationError: target or store can't be reached, or the signing
+            key can't be used; nothing changed for users.
+        ArtifactError: the dataset's records are damaged; nothing changed for users.
     """
     _refuse_taken_down(ctx.inputs["lora"], ctx.settings)
     release = _release(spec, ctx.inputs["lora"], ctx.inputs["evaluation"])
-    target = _target(ctx.settings, ctx)
-    report = deploy(release, target)
+    key, store = configured_key(ctx.settings), open_store(ctx.settings)
+    attached = attach(ctx.out, release.model, ctx.inputs["lora"], ctx.inputs["evaluation"], store)
     shutil.copyfile(release.file, ctx.out / LORA_FILE)
+    target = _target(ctx.settings, ctx)
+    more = {
+        "approved_by": spec.approved_by,
+        "signed": key is not None,
+        "key": key.fingerprint if key else "",
+        "images": attached.images,
+        "lineage_complete": attached.lineage_complete,
+    }
+    report = deploy(release, target).model_copy(update=more)
     entry = {
         "model": release.model.model_dump(mode="json"),
         "report": report.model_dump(mode="json"),
     }
     (ctx.out / "release.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
+    sign_release(ctx.out, key)
     return report
 
 
@@ -135,16 +149,12 @@ def _release(spec: DeploySpec, lora: LocalArtifact, evaluation: LocalArtifact) -
     except ValidationError as err:
         msg = f"the inputs' reports can't be read: {str(err).splitlines()[0]}; make them anew"
         raise SpecError(msg) from err
-    failed = [gate.name for gate in verdict.gates if not gate.passed]
-    if verdict.verdict != "pass" or failed:
-        why = f"gates {', '.join(failed)}" if failed else f"overall {verdict.overall:.3f}"
-        msg = f"the LoRA did not pass its evaluation ({why}); only a pass is deployed"
-        raise ReleaseError(msg)
+    refuse(verdict, spec.approved_by)
     datasets = [e.manifest_uri for e in lora.manifest.inputs if e.name == "dataset"]
     model = NewModel(
         name=spec.name,
         version=lora.sha256[:VERSION_DIGITS],
-        sha256=_file_hash(lora),
+        sha256=_file_hash(lora, verdict.checkpoint),
         base=trained.base,
         trigger=trained.trigger,
         overall=verdict.overall,
@@ -154,7 +164,28 @@ def _release(spec: DeploySpec, lora: LocalArtifact, evaluation: LocalArtifact) -
         conf=spec.conf,
     )
     prompt = _prompt(trained.trigger, verdict.prompts)
-    return Release(model=model, file=lora.path / LORA_FILE, prompt=prompt)
+    return Release(model=model, file=lora.path / verdict.checkpoint, prompt=prompt)
+
+
+def refuse(report: EvaluationReport, approved_by: str | None) -> None:
+    """Let through a pass, and with a person's name what only a person may decide on.
+
+    Raises:
+        ReleaseError: anything else, whoever approved of it.
+    """
+    failed = [gate.name for gate in report.gates if not gate.passed]
+    if failed or report.verdict not in {"pass", "needs_person"}:
+        why = f"gates {', '.join(failed)}" if failed else f"overall {report.overall:.3f}"
+        msg = f"the LoRA did not pass its evaluation ({why}); only a pass is deployed"
+        raise ReleaseError(msg)
+    if report.verdict == "needs_person":
+        if approved_by is None:
+            msg = (
+                "the evaluation needs a person: no calibrated scorer can pass this LoRA; look at "
+                "its report and deploy it with approved_by, or calibrate the scorer"
+            )
+            raise ReleaseError(msg)
+        log.info("no calibrated scorer passed this LoRA; approved by %s", approved_by)
 
 
 def _prompt(trigger: str, prompts: tuple[str, ...]) -> str:
@@ -166,9 +197,10 @@ def _prompt(trigger: str, prompts: tuple[str, ...]) -> str:
     return trigger
 
 
-def _file_hash(lora: LocalArtifact) -> str:
+def _file_hash(lora: LocalArtifact, checkpoint: str) -> str:
+    """Of the file that was judged, as the artifact's manifest has it."""
     for entry in lora.manifest.files:
-        if entry.path == LORA_FILE:
+        if entry.path == checkpoint:
             return entry.sha256
-    msg = f"LoRA {lora.uri} has no {LORA_FILE}; train it again"
+    msg = f"LoRA {lora.uri} has no {checkpoint}, which was evaluated; evaluate it again"
     raise SpecError(msg)

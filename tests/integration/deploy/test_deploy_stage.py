@@ -29,11 +29,14 @@ from lora_factory.errors import (
     ServiceUnavailable,
     SpecError,
 )
+from lora_factory.guard.provenance.keys import make_keys
+from lora_factory.guard.provenance.signing import verify_folder
 from lora_factory.store.catalog import Catalog
 from serving_app import ADMIN_KEY, Server
 
 pytestmark = pytest.mark.integration
 Make = Callable[[int, float], Path]
+EARLIER = "checkpoints/step-000040.safetensors"
 CONF = RunConf(topics=("icons",), seeds=("http://127.0.0.1/",)).model_dump(mode="json")
 
 
@@ -43,11 +46,12 @@ def artifact(
     """An artifact as the store hands it over."""
     files = tuple(
         FileEntry(
-            path=file.name,
+            path=file.relative_to(folder).as_posix(),
             size=file.stat().st_size,
             sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         )
-        for file in sorted(folder.iterdir())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
     )
     manifest = Manifest(
         kind=kind,
@@ -70,9 +74,11 @@ def artifact(
     return LocalArtifact(folder, manifest, uri, digest)
 
 
-def lora_artifact(folder: Path, weights: Path) -> LocalArtifact:
-    folder.mkdir(parents=True)
+def lora_artifact(folder: Path, weights: Path, earlier: Path | None = None) -> LocalArtifact:
+    (folder / "checkpoints").mkdir(parents=True)
     (folder / "lora.safetensors").write_bytes(weights.read_bytes())
+    if earlier is not None:
+        (folder / EARLIER).write_bytes(earlier.read_bytes())
     report = TrainReport(
         base="emoji",
         trigger="icnx",
@@ -117,11 +123,14 @@ class Desk:
         self.settings = Settings.model_validate({
             "serve_url": server.url + "/",
             "serve_token": ADMIN_KEY,
+            "store": (tmp_path / "store").as_uri(),
         })
 
-    def inputs(self, weights: Path, **changes: Any) -> dict[str, LocalArtifact]:
+    def inputs(
+        self, weights: Path, earlier: Path | None = None, **changes: Any
+    ) -> dict[str, LocalArtifact]:
         self.count += 1
-        lora = lora_artifact(self.folder / str(self.count) / "lora", weights)
+        lora = lora_artifact(self.folder / str(self.count) / "lora", weights, earlier)
         evaluation = evaluation_artifact(
             self.folder / str(self.count) / "evaluation", lora, **changes
         )
@@ -161,7 +170,9 @@ def test_a_pass_is_promoted_and_recorded(desk: Desk, server: Server, make_lora: 
     assert (report.name, report.target, report.previous) == ("first", "local", None)
     assert report.endpoint == f"{server.url}/v1/generate"
     assert report.smoke_seconds > 0
-    assert sorted(file.name for file in out.iterdir()) == ["lora.safetensors", "release.json"]
+    files = ["bom.cdx.json", "lineage.json", "lora.safetensors", "release.json"]
+    assert sorted(file.name for file in out.iterdir()) == files
+    assert not report.signed  # no key is configured
     assert (out / "lora.safetensors").read_bytes() == make_lora(1, 0.05).read_bytes()
 
     model = Catalog(server.dsn).model("first", report.version)
@@ -177,6 +188,41 @@ def test_a_pass_is_promoted_and_recorded(desk: Desk, server: Server, make_lora: 
 
     drawn = server.draw(adapter="first", prompt="icnx, a red apple")
     assert drawn.json()["rating_token"]
+
+
+def test_the_checkpoint_that_was_judged_is_published(
+    desk: Desk, server: Server, make_lora: Make
+) -> None:
+    last, earlier = make_lora(1, 0.05), make_lora(2, 0.05)
+    report, out = desk.deploy(desk.inputs(last, earlier, checkpoint=EARLIER), "chosen")
+    assert (out / "lora.safetensors").read_bytes() == earlier.read_bytes()
+    model = Catalog(server.dsn).model("chosen", report.version)
+    assert model is not None
+    assert model.sha256 == hashlib.sha256(earlier.read_bytes()).hexdigest()
+
+
+def test_a_checkpoint_that_the_artifact_lacks_is_refused(desk: Desk, make_lora: Make) -> None:
+    inputs = desk.inputs(make_lora(1, 0.05), checkpoint=EARLIER)
+    with pytest.raises(SpecError, match="which was evaluated; evaluate it again"):
+        desk.deploy(inputs, "lacking")
+
+
+def test_a_release_is_signed_where_the_deployment_has_a_key(
+    desk: Desk, server: Server, make_lora: Make, tmp_path: Path
+) -> None:
+    inputs = desk.inputs(make_lora(1, 0.05))
+    desk.settings = desk.settings.model_copy(update={"signing_key": tmp_path / "missing"})
+    with pytest.raises(ConfigurationError, match="signing key"):
+        desk.deploy(inputs, "signed")
+    assert live(server, "signed") is None
+
+    key = make_keys(tmp_path / "keys")
+    desk.settings = desk.settings.model_copy(update={"signing_key": key.path})
+    report, out = desk.deploy(inputs, "signed")
+    assert (report.signed, report.key) == (True, key.fingerprint)
+    assert verify_folder(out, key.public_pem.encode()).passed
+    (out / "release.json").write_text("{}")
+    assert not verify_folder(out, key.public_pem.encode()).passed
 
 
 def test_deploying_again_changes_nothing(desk: Desk, server: Server, make_lora: Make) -> None:
@@ -248,6 +294,7 @@ def test_what_did_not_pass_is_not_even_sent(desk: Desk, server: Server, make_lor
     weights = make_lora(1, 0.05)
     for changes, words in (
         ({"verdict": "fail", "overall": 0.5}, "overall 0.500"),
+        ({"verdict": "needs_person"}, "needs a person"),
         ({"gates": (HardGate(name="copying", passed=False),)}, "gates copying"),
     ):
         with pytest.raises(ReleaseError, match=words):
@@ -280,10 +327,11 @@ def test_wrong_addresses_and_keys_are_named(
             "404",
         ),
     ):
-        context = desk.context(inputs, Settings.model_validate(values))
+        settings = Settings.model_validate({"store": desk.settings.store} | values)
+        context = desk.context(inputs, settings)
         with pytest.raises(error, match=words):
             stage.run(desk.spec(inputs, "wrong"), context)
-        assert list(context.out.iterdir()) == []
+        assert not (context.out / "release.json").exists()
     assert live(server, "wrong") is None
 
 
