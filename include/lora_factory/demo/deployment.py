@@ -117,6 +117,7 @@ class Deployment:
             "LORA_FACTORY_FOLDERS": folders,
             "LORA_FACTORY_SERVE_URL": self.serve_url,
             "LORA_FACTORY_SERVE_TOKEN": self._secrets["serve_token"],
+            "LORA_FACTORY_SIGNING_KEY": str(self._signing_key()),
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
@@ -216,6 +217,13 @@ class Deployment:
 
         self.processes.wait("dag-processor", ready, 90, "the DAG processor")
         self.api.unpause("lora_factory")
+
+    def _signing_key(self) -> Path:
+        """Key of releases and images, made once; ``keys/`` has what verifiers need."""
+        from lora_factory.guard.provenance.keys import PRIVATE, make_keys
+
+        key = self.folder / "keys" / PRIVATE
+        return key if key.exists() else make_keys(key.parent, "LoRA Factory demo").path
 
     def _ports(self) -> list[int]:
         return [int(port) for port in json.loads((self.folder / "ports.json").read_text())]

@@ -32,14 +32,14 @@ PUBLIC_KEY = b"lora-factory public watermark, 1"  # anyone may detect; see Setti
 TILE = 128  # pixels
 # Cycles a pixel: below, the eye sees it and pictures have most of their energy; above, a
 # reduction to 0.5× or JPEG takes it away.
-BAND = (0.05, 0.20)
+BAND = (0.06, 0.22)
 HARMONICS = int(BAND[1] * TILE)
 SHARES = (0.4, 0.2, 0.2, 0.2)  # of the power: presence, then the id's three bytes
 GRID = 8  # pixels between two shifts: 16 × 16 places are one byte
 ID_DIGITS = 6
 # Strength, grey levels: on flat ground, per grey level of texture, at most, and what a
 # saturated ground gets on top, which shows only half of the noise.
-FLAT, TEXTURE, STRONGEST, SATURATED = 1.3, 0.10, 3.5, 1.4
+FLAT, TEXTURE, STRONGEST, SATURATED = 1.0, 0.09, 3.5, 1.5
 # The correlation surface has unit variance and is normal where there is no mark (its values are
 # sums of some 2000 random phases). A search looks at 350 periods × 16384 shifts: by the union
 # bound a false alarm has probability ≤ 350 · 16384 · Q(7) = 7e-6 a picture.

@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.Image import Resampling
 from sklearn.datasets import load_sample_image
 
+from lora_factory.deploy.local import MARKED_DIFFERENCE
 from lora_factory.guard.provenance.watermark import MIN_SIDE, PRESENT, PUBLIC_KEY, Watermark
 
 IDENT = "3fa2c1"
@@ -28,6 +29,12 @@ def icon(side: int = 512) -> Image.Image:
     return Image.fromarray(
         np.where(inside[..., None], (220, 60, 40), (255, 255, 255)).astype(np.uint8)
     )
+
+
+def noise(side: int = 512) -> Image.Image:
+    """Takes the strongest mark."""
+    draw = np.random.default_rng(0)
+    return Image.fromarray(draw.integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
 def jpeg(image: Image.Image, quality: int = 75) -> Image.Image:
@@ -92,6 +99,12 @@ def test_hardly_changes_the_picture(make: Callable[[], Image.Image]) -> None:
     assert 10 * np.log10(255**2 / np.mean(change**2)) > 38  # PSNR, dB
     assert change.mean() < 2
     assert np.percentile(change, 99.9) <= 13
+
+
+@pytest.mark.parametrize("make", [photo, icon, noise])
+def test_two_marks_alone_do_not_pass_for_a_lora_at_work(make: Callable[[], Image.Image]) -> None:
+    first, second = (np.asarray(MARK.embed(make(), i), float) for i in (IDENT, "ffffff"))
+    assert 0 < np.abs(first - second).mean() < 0.8 * MARKED_DIFFERENCE
 
 
 def test_equal_pictures_get_equal_marks() -> None:
