@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lora_factory.diffusion.base import GenerationRequest
 from lora_factory.evaluate.prompts import EvalPrompt
 from lora_factory.guard.bias.attributes import vocabulary
@@ -19,9 +21,7 @@ from lora_factory.guard.content import check_prompt
 from lora_factory.guard.ethics import FILE, generate_ethics_report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
+    from PIL.Image import Image
 
     from lora_factory.contracts.copyright import CopyrightCheck
     from lora_factory.contracts.ethics import BiasAudit, EthicsReport, Side
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from lora_factory.models.roles import ImageTextScorer, Vectors
 
 log = logging.getLogger(__name__)
+CHUNK = 256
+"""Pictures held at once."""
 
 
 def audit_bias(
@@ -79,11 +81,6 @@ def audit(subject: Subject, bias: BiasAudit, checks: Sequence[CopyrightCheck] = 
     return report
 
 
-def unaudited(subject: Subject, why: str) -> EthicsReport:
-    """The report on a LoRA that no picture could be made with."""
-    return generate_ethics_report(subject, not_audited(f"not audited: {why}"), ())
-
-
 def write_ethics(out: Path, report: EthicsReport) -> None:
     """``ethics.json``."""
     (out / FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -111,34 +108,38 @@ class _Look:
         self, side: Side, shots: Sequence[Shot], mitigate: Sequence[Attribute] = ()
     ) -> Vectors:
         """See :class:`lora_factory.guard.bias.audit.Look`."""
+        parts = [
+            self._scorer.embed_images(self._draw(side, shots[start : start + CHUNK], mitigate))
+            for start in range(0, len(shots), CHUNK)
+        ]
+        return np.concatenate(parts)
+
+    def _draw(
+        self, side: Side, shots: Sequence[Shot], mitigate: Sequence[Attribute]
+    ) -> list[Image]:
         prompts = [self.prompt(side, shot.person) for shot in shots]
         seeds = [shot.seed for shot in shots]
         if side == "mitigated":
             return self._mitigated(prompts, seeds, mitigate)
-        images = self._painter.paint(
-            [EvalPrompt(text, seed, 0) for text, seed in zip(prompts, seeds, strict=True)],
+        return self._painter.paint(
+            [EvalPrompt(text, seed, -1) for text, seed in zip(prompts, seeds, strict=True)],
             None if side == "base" else self._adapter,
             what="audit pictures",
         )
-        return self._scorer.embed_images(images)
 
     def _mitigated(
         self, prompts: Sequence[str], seeds: Sequence[int], attributes: Sequence[Attribute]
-    ) -> Vectors:
+    ) -> list[Image]:
         """The LoRA with its text projected; these few are made anew by a retry."""
         painter, base = self._painter, self._painter.base
         painter.ctx.check_stop()
         base.use_adapter(self._adapter.name)
 
-        def encode(texts: Sequence[str]) -> Mapping[str, Tensor]:
-            return base.encode_texts(texts)
-
-        images = base.generate(
+        return base.generate(
             [GenerationRequest(text, seed) for text, seed in zip(prompts, seeds, strict=True)],
             steps=painter.spec.steps,
             guidance=painter.spec.guidance,
             batch_size=base.entry.batch_size,
             on_step=lambda _done, _all: not painter.ctx.stop.is_set(),
-            text_projection=FairProjection(attributes, encode, vocabulary().contexts),
+            text_projection=FairProjection(attributes, base.encode_texts, vocabulary().contexts),
         )
-        return self._scorer.embed_images(images)

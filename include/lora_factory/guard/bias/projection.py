@@ -160,7 +160,8 @@ def _directions(
 
 def _whole_prompt(output: Any) -> Floats:
     """n×tokens×d → n×d of unit length: the last token of a causal encoder has read them all."""
-    rows = np.asarray(output[:, -1] if output.ndim == 3 else output, dtype=np.float64)
+    last = output[:, -1] if output.ndim == 3 else output
+    rows = np.asarray(last if isinstance(last, np.ndarray) else last.cpu(), dtype=np.float64)
     unit: Floats = rows / (np.linalg.norm(rows, axis=1, keepdims=True) + EPSILON)
     return unit
 
