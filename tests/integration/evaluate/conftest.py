@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
-from evaluate_samples import TRIGGER, Run, make_dataset, manifest, train_lora
+from evaluate_samples import Run, make_context, make_dataset, train_lora
 
 from lora_factory.contracts.settings import Settings
-from lora_factory.contracts.stage import LocalArtifact, StageContext
-from lora_factory.contracts.training import TrainReport
 from lora_factory.diffusion.families import load_base
 from lora_factory.models.profiles import load_profile
 
@@ -38,39 +36,13 @@ def lora(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A machine's working folder: the base's pictures are made once for all tests."""
+    return tmp_path_factory.mktemp("machine")
+
+
 @pytest.fixture
-def context(tmp_path: Path) -> Run:
-    """Make the stage's context for a LoRA file and a dataset folder."""
-
-    def make(lora: Path, dataset: Path, base_revision: str | None = None) -> StageContext:
-        folders = {name: tmp_path / name for name in ("lora", "out", "scratch")}
-        for folder in folders.values():
-            folder.mkdir()
-        shutil.copy(lora, folders["lora"] / "lora.safetensors")
-        trained = TrainReport(
-            base="emoji",
-            trigger=TRIGGER,
-            rank=8,
-            steps=45,
-            best_step=45,
-            train_loss=0.6,
-            validation_loss_before=0.8,
-            validation_loss=0.6,
-            images_per_second=20,
-            peak_memory_mb=900,
-        )
-        models = {"base:emoji": base_revision} if base_revision else {}
-        inputs = {
-            "lora": LocalArtifact(
-                folders["lora"],
-                manifest("lora", trained.model_dump(mode="json"), models),
-                "file:///lora",
-                "0" * 64,
-            ),
-            "dataset": LocalArtifact(
-                dataset, manifest("dataset", {}, {}), "file:///dataset", "0" * 64
-            ),
-        }
-        return StageContext(inputs, folders["out"], folders["scratch"], Settings(threads=1))
-
-    return make
+def context(tmp_path: Path, shared: Path) -> Run:
+    """Make the stage's context, see :func:`evaluate_samples.make_context`."""
+    return partial(make_context, tmp_path, shared)

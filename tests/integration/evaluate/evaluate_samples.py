@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,13 +18,15 @@ import lora_factory.demo
 from lora_factory.contracts.manifest import Manifest
 from lora_factory.contracts.records import DatasetInfo, DatasetRecord, read_jsonl, write_jsonl
 from lora_factory.contracts.settings import Settings
-from lora_factory.contracts.stage import StageContext
+from lora_factory.contracts.stage import LocalArtifact, StageContext
+from lora_factory.contracts.training import TrainReport
 from lora_factory.diffusion.families import load_base
 from lora_factory.models.profiles import load_profile
 
 ICONS = Path(lora_factory.demo.__file__).parent / "gallery" / "icons"
 TRIGGER = "ohcx"
 Run = Callable[..., StageContext]
+NONE: Mapping[str, Path] = MappingProxyType({})
 
 
 def make_dataset(folder: Path, train: int, validation: int) -> Path:
@@ -114,3 +118,62 @@ def manifest(kind: str, stats: dict[str, Any], models: dict[str, str]) -> Manife
         "code_version": "0",
         "created_at": datetime.now(UTC),
     })
+
+
+def lora_artifact(
+    folder: Path, file: Path, models: dict[str, str], checkpoints: Mapping[str, Path]
+) -> LocalArtifact:
+    """An artifact of a LoRA file and earlier snapshots of it."""
+    for name, source in {"lora.safetensors": file, **checkpoints}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, folder / name)
+    trained = TrainReport(
+        base="emoji",
+        trigger=TRIGGER,
+        rank=8,
+        steps=45,
+        best_step=45,
+        train_loss=0.6,
+        validation_loss_before=0.8,
+        validation_loss=0.6,
+        images_per_second=20,
+        peak_memory_mb=900,
+        checkpoints=tuple(checkpoints),
+    )
+    made = manifest("lora", trained.model_dump(mode="json"), models)
+    return LocalArtifact(folder, made, f"file://{folder}", "0" * 64)
+
+
+def make_context(
+    folder: Path,
+    machine: Path,
+    lora: Path,
+    dataset: Path,
+    base_revision: str | None = None,
+    checkpoints: Mapping[str, Path] = NONE,
+    incumbent: Path | None = None,
+    **settings: Any,
+) -> StageContext:
+    """What the runner would hand to the stage.
+
+    Args:
+        folder: of this evaluation.
+        machine: working folder that evaluations share.
+        lora: file to judge.
+        dataset: folder.
+        base_revision: that the LoRA was trained on, if its manifest tells.
+        checkpoints: name → file, earlier snapshots.
+        incumbent: the deployed LoRA's file.
+        settings: of the deployment.
+    """
+    for name in ("out", "scratch"):
+        (folder / name).mkdir()
+    models = {"base:emoji": base_revision} if base_revision else {}
+    inputs = {
+        "lora": lora_artifact(folder / "lora", lora, models, checkpoints),
+        "dataset": LocalArtifact(dataset, manifest("dataset", {}, {}), "file:///dataset", "0" * 64),
+    }
+    if incumbent is not None:
+        inputs["incumbent"] = lora_artifact(folder / "incumbent", incumbent, {}, {})
+    given = Settings(threads=1, scratch=machine, **settings)
+    return StageContext(inputs, folder / "out", folder / "scratch", given)
