@@ -29,12 +29,12 @@ UNKNOWN = "unknown"
 OPT_OUTS = frozenset({"opt_out", "robots_disallowed"})
 """Reason codes of the crawl for what its owner reserved."""
 MEASURES = (
-    "robots.txt (RFC 9309), unreachable counts as closed",
-    "X-Robots-Tag and meta robots: noai, noimageai, noml",
-    "Content-Signal, Content-Usage, TDMRep, RSL: a reservation binds",
-    "licence allow-list; an unknown licence is kept out",
+    (1, "robots.txt (RFC 9309), unreachable counts as closed"),
+    (1, "X-Robots-Tag and meta robots: noai, noimageai, noml"),
+    (2, "Content-Signal, Content-Usage, TDMRep, RSL: a reservation binds"),
 )
-"""What the crawl does; crawl/optout.py, crawl/signals.py and crawl/licences.py."""
+"""Version of the crawl since which it does what; crawl/optout.py, crawl/signals.py."""
+ALLOW_LIST = "licence allow-list; an unknown licence is kept out"
 MOST_NAMED = 50
 CHAIN = {"dataset": "clean", "clean": "raw"}
 """Kind → name of the input it was made from."""
@@ -103,7 +103,7 @@ def summarise(dataset: LocalArtifact, lineage: Lineage) -> TrainingDataSummary:
         sources=_gathering(spec),
         topics=tuple(str(topic) for topic in spec.get("topics", ())),
         collected=str(spec.get("as_of", UNKNOWN)),
-        opt_out_measures=_measures(spec),
+        opt_out_measures=() if raw is None else tuple(_measures(raw)),
         opt_outs_honoured=drops.opt_outs if drops else 0,
         dropped=dict(drops.reasons.most_common()) if drops else {},
         evidence=(dataset.uri, *lineage.uris),
@@ -170,22 +170,23 @@ def _ranked(items: Iterable[str]) -> dict[str, int]:
 
 
 def _gathering(spec: Mapping[str, object]) -> str:
+    """In words; a source that this doesn't know is named as the crawl names it."""
+    source = str(spec.get("source", UNKNOWN))
     ways = {
-        "web": "crawled from web pages, starting at the operator's seeds",
+        "web": "crawled from web pages, starting at the seeds",
+        "urls": "fetched from the pages that were listed",
+        "sitemap": "crawled from sites' own sitemaps",
+        "openverse": "found through Openverse",
+        "wikimedia": "found through Wikimedia Commons",
         "folder": "read from a folder of the operator's",
     }
-    return ways.get(str(spec.get("source", "")), UNKNOWN)
+    return ways.get(source, source)
 
 
-def _measures(spec: Mapping[str, object]) -> tuple[str, ...]:
-    """Measures that applied: none is claimed for images that weren't crawled from the web."""
-    if spec.get("source") != "web":
-        return ()
-    return tuple(_allowed(spec))
-
-
-def _allowed(spec: Mapping[str, object]) -> Iterator[str]:
-    *others, licence = MEASURES
-    yield from others
-    if not spec.get("allow_unknown_licence"):
-        yield licence
+def _measures(raw: Manifest) -> Iterator[str]:
+    """Measures that applied: none is claimed for images that the crawl did not fetch itself."""
+    if raw.spec.get("source") in {None, "folder"}:
+        return
+    yield from (words for since, words in MEASURES if raw.stage_version >= since)
+    if not raw.spec.get("allow_unknown_licence"):
+        yield ALLOW_LIST

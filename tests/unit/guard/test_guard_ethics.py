@@ -168,6 +168,13 @@ def test_nothing_is_claimed_of_a_folder_or_without_lineage(tmp_path: Path) -> No
     assert report.training_data.collected == "unknown"
 
 
+def test_a_measure_is_claimed_since_the_crawl_has_it(tmp_path: Path) -> None:
+    for version, claimed in ((1, False), (2, True)):
+        raw = RAW.model_copy(update={"stage_version": version})
+        data = summarise(dataset(tmp_path / str(version)), Lineage({"raw": raw}))
+        assert any("TDMRep" in measure for measure in data.opt_out_measures) is claimed
+
+
 def test_allowing_unknown_licences_is_not_called_a_measure(tmp_path: Path) -> None:
     spec = {**RAW.spec, "allow_unknown_licence": True}
     data = summarise(dataset(tmp_path / "data"), Lineage({"raw": manifest("raw", spec=spec)}))
