@@ -116,7 +116,7 @@ def test_off_is_told() -> None:
         update={"state": "not_audited", "note": "not audited: off", "attributes": (), "pictures": 0}
     )
     text = words(report.model_copy(update={"bias_audit": off}))
-    assert "not audited" in text
+    assert "Not audited: off." in text
     assert "fair" not in text.lower().split()
 
 
