@@ -306,7 +306,10 @@ def _draw(studio: Studio, base: Sequence[Image], adapter: Adapter, trigger: str)
         gates.no_copies(nearest, data.copies.cuts),
         gates.safe_images(studio.guard.check(images)),
         gates.shows_subjects(
-            float(metrics.raw_alignment(pairs)[0]), sight, studio.constants.least_alignment
+            float(metrics.raw_alignment(pairs)[0]),
+            sight,
+            studio.constants.least_alignment,
+            metrics.own_matches(pairs, np.random.default_rng(studio.painter.spec.seed)),
         ),
     )
     return Drawn(images, pairs, quiet, found)

@@ -385,12 +385,13 @@ class LoRAEvaluator:
 
     def _gates(self) -> tuple[HardGate, ...]:
         ratio = float(metrics.raw_alignment(self.pairs)[0])
+        own = metrics.own_matches(self.pairs, np.random.default_rng(self.spec.seed))
         return (
             gates.effect(self.base, self.lora),
             gates.no_blank_images(self.lora),
             gates.no_copies(self.nearest, self.data.copies.cuts),
             gates.safe_images(self.guard.check(self.lora)),
-            gates.shows_subjects(ratio, self.sight, self.constants.least_alignment),
+            gates.shows_subjects(ratio, self.sight, self.constants.least_alignment, own),
             gates.style_measurable(self.pairs, self.data.note),
         )
 

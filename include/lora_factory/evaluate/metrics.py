@@ -51,6 +51,13 @@ class Readable(NamedTuple):
     """Standard error that chance alone gives the alignment score, with this many prompts."""
 
 
+class Matches(NamedTuple):
+    """p-values, one-sided, that pictures match their own subjects no better than others'."""
+
+    base: float
+    lora: float
+
+
 @dataclass(frozen=True)
 class Pairs:
     """What paired generations look like to the scorer.
@@ -177,12 +184,19 @@ def readable(pairs: Pairs, prompts: int, rng: np.random.Generator) -> Readable:
     ``prompts``: different ones among the pairs; seeds of one prompt add no new subject.
     """
     every = np.arange(len(pairs.real))
-    # margins of every image with every text: row i, column j holds image i as subject j.
-    table = np.stack([match_margins(pairs, pairs.real, np.full_like(every, j)) for j in every])
-    observed, shuffled = matched_pairs(table.T, rng)
-    p_value = float((shuffled >= observed - 1e-9).sum() + 1) / (len(shuffled) + 1)
+    observed, shuffled, p_value = _matched(pairs, pairs.real, every, rng)
     noise = float(shuffled.std()) * np.sqrt(len(every) / prompts)
     return Readable(p_value, float(noise / observed) if observed > EPSILON else float("inf"))
+
+
+def own_matches(pairs: Pairs, rng: np.random.Generator) -> Matches:
+    """Do the generated pictures show their own subjects rather than each other's?
+
+    Anchored on nothing: it needs no real image that the scorer can read. The base's pictures
+    say whether the scorer reads these subjects at all.
+    """
+    sides = (pairs.base, pairs.lora)
+    return Matches(*(_matched(pairs, images, pairs.anchor, rng)[2] for images in sides))
 
 
 def spread(images: Vectors) -> Diversity:
@@ -298,3 +312,14 @@ def _vendis(images: Vectors, weights: Floats) -> Floats:
         for part in (root[start : start + CHUNK] for start in range(0, len(root), CHUNK))
     ]
     return np.concatenate(parts)
+
+
+def _matched(
+    pairs: Pairs, images: Vectors, subjects: Rows, rng: np.random.Generator
+) -> tuple[float, Floats, float]:
+    """Mean margin of k images with their subjects, with shuffled ones, and the p-value."""
+    # Row j, column i holds image i as subject j.
+    table = np.stack([match_margins(pairs, images, np.full_like(subjects, j)) for j in subjects])
+    observed, shuffled = matched_pairs(table.T, rng)
+    p_value = float((shuffled >= observed - 1e-9).sum() + 1) / (len(shuffled) + 1)
+    return observed, shuffled, p_value

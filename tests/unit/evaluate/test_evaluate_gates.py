@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from lora_factory.contracts.evaluation import Comparison
 from lora_factory.errors import ModelError
 from lora_factory.evaluate import gates
-from lora_factory.evaluate.metrics import Pairs, Readable
+from lora_factory.evaluate.metrics import Matches, Pairs, Readable
 from lora_factory.guard.copying import Cuts, Nearest
 from lora_factory.guard.output import Finding
 
@@ -107,6 +107,15 @@ def test_subjects_that_are_plainly_missing(
     ratio: float, p_value: float, error: float, passed: bool
 ) -> None:
     assert gates.shows_subjects(ratio, Readable(p_value, error), 0.5).passed == passed
+
+
+@pytest.mark.parametrize(
+    ("base", "lora", "passed"),
+    [(0.001, 0.01, True), (0.001, 0.4, False), (0.3, 0.4, True)],  # the last: a blind scorer
+)
+def test_pictures_that_do_not_match_their_own_words(base: float, lora: float, passed: bool) -> None:
+    blind = Readable(0.5, float("inf"))
+    assert gates.shows_subjects(0.0, blind, 0.5, Matches(base, lora)).passed == passed
 
 
 def test_one_picture_that_the_guard_refuses_closes_the_gate() -> None:

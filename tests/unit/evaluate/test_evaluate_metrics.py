@@ -264,3 +264,14 @@ def test_nothing_to_measure_gives_zero_not_one() -> None:
     same = np.tile(unit(np.ones((1, DIM))), (24, 1))
     pairs = Pairs(same, same, np.arange(24) % REAL, same[:REAL], same[:REAL])
     assert scores(pairs) == {"fidelity": 0.0, "alignment": 0.0, "diversity": 0.0}
+
+
+def test_own_matches_need_no_readable_real_image() -> None:
+    world = World()
+    pairs = world.pairs()
+    blind = replace(pairs, real=unit(pairs.real + 9 * world.style))
+    assert max(metrics.own_matches(blind, np.random.default_rng(0))) < 0.01
+    other = world.images((world.anchor + 5) % REAL, world.style)
+    shuffled = metrics.own_matches(replace(blind, lora=other), np.random.default_rng(0))
+    assert shuffled.base < 0.01
+    assert shuffled.lora > 0.2
