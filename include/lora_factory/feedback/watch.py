@@ -96,15 +96,17 @@ def _record(deployment: Deployment, decision: Decision, day: date) -> RetrainDec
 def retrain_conf(model: Model, day: date) -> dict[str, JsonValue] | None:
     """Conf of an incremental run: the deployed model's own, crawled anew, its LoRA as parent.
 
-    The new model must beat the deployed one, which its evaluation names.
+    The new model must beat the deployed one, which its evaluation names. Of a model that was
+    taken down nothing goes on: the run starts afresh, and has only itself to answer for.
 
     None where the stored conf is not a valid :class:`RunConf` (a release made by hand).
     """
+    usable = model.taken_down is None
     conf = model.conf | {
         "name": model.name,
         "trigger": model.trigger,
-        "parent": model.lora,
-        "incumbent": model.evaluation,
+        "parent": model.lora if usable else None,
+        "incumbent": model.evaluation if usable else None,
         "as_of": day.isoformat(),
         "start_from": None,
         "stop_after": None,

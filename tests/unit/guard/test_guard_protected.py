@@ -258,6 +258,11 @@ def test_the_index_and_the_policy_enter_the_artifact_key(
     assert protected_conditions(Settings()) == {}
 
 
+def test_an_unknown_policy_names_the_variable() -> None:
+    with pytest.raises(ConfigurationError, match="LORA_FACTORY_PROTECTED_POLICY"):
+        Settings.from_environment({"LORA_FACTORY_PROTECTED_POLICY": "ignore"})
+
+
 def test_other_files_are_not_overwritten(index: ProtectedIndex, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("keep me")
     with pytest.raises(SpecError, match="holds other files"):
