@@ -1,7 +1,7 @@
 """Recommended settings, found by trying them (article, 3.2 ``suggest_inference_params``).
 
 A few prompts are drawn at every strength × number of steps; the cheapest setting that is as
-good as the best one, within ``MARGIN``, is recommended. Guidance is the evaluation's own.
+good as the best one, within a margin, is recommended. Guidance is the evaluation's own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 MARGIN = 0.03
 """Quality by which two settings may differ and still be taken as equally good."""
+BLIND_MARGIN = 0.1
+"""The same where alignment can't be read: a stronger adapter buys style with subjects that
+nothing here would miss, so more has to be gained before strength 1 is left."""
 
 
 def recommend_settings(
@@ -88,7 +91,10 @@ def recommend_settings(
         prompts=len(few),
         seconds_unit="s of CPU" if painter.base.device == "cpu" else "s",
         trials=tuple(trials),
-        note=f"fewest steps, then strength nearest 1, within {MARGIN:g} of the best by {counted}",
+        note=(
+            f"fewest steps, then strength nearest 1, within {margin(trials):g} of the best "
+            f"by {counted}"
+        ),
     )
 
 
@@ -99,10 +105,15 @@ def quality(trial: SettingTrial) -> float:
     )
 
 
+def margin(trials: Sequence[SettingTrial]) -> float:
+    """By how much trials may differ and still be taken as equally good."""
+    return BLIND_MARGIN if any(trial.alignment is None for trial in trials) else MARGIN
+
+
 def pick(trials: Sequence[SettingTrial]) -> SettingTrial:
-    """Fewest steps, then strength nearest 1, of those within ``MARGIN`` of the best."""
+    """Fewest steps, then strength nearest 1, of those within the margin of the best."""
     best = max(quality(trial) for trial in trials)
-    good = [trial for trial in trials if quality(trial) >= best - MARGIN]
+    good = [trial for trial in trials if quality(trial) >= best - margin(trials)]
     return min(good, key=lambda trial: (trial.steps, abs(trial.strength - 1.0)))
 
 

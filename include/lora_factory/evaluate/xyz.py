@@ -23,7 +23,7 @@ NEXT_SEED = 1000
 PROMPTS = 2
 LABEL = 96
 """Width of the checkpoints' names, pixels."""
-HEAD = 58
+HEAD = 74
 """Height of a heading, pixels."""
 
 
@@ -129,10 +129,10 @@ def _sheet(
         write(pen, (MARGIN, top), prompt.text, 17, width - 2 * MARGIN, INK)
         for seed in range(axes.seeds):
             left = MARGIN + LABEL + seed * (wide + MARGIN)
+            write(pen, (left, top + 30), f"seed {prompt.seed + NEXT_SEED * seed}", 13, wide, INK)
             for column, strength in enumerate(axes.strengths):
                 head = f"strength {strength:g}"
-                head = f"seed {prompt.seed + NEXT_SEED * seed}, {head}" if column == 0 else head
-                write(pen, (left + column * step, top + 30), head, 13, step, SOFT)
+                write(pen, (left + column * step, top + 50), head, 13, step, SOFT)
                 for line, label in enumerate(axes.checkpoints):
                     image = cells[label, strength][row * axes.seeds + seed]
                     paste(sheet, image, left + column * step, top + HEAD + line * step)

@@ -47,7 +47,7 @@ def test_people_find_what_they_look_for(files: tuple[EvaluationReport, Path]) ->
     assert len(card.data.widget) == 4
     for sample in card.data.widget:
         assert (out / sample["output"]["url"]).is_file()
-    assert "has not passed its evaluation" in card.text
+    assert "has failed its evaluation" in card.text
     # One report, told thrice.
     stored = json.loads((out / "report.json").read_text())
     assert stored["settings"]["strength"] == report.settings.strength

@@ -221,10 +221,17 @@ def test_words_of_the_web_stay_words(dataset: Path) -> None:
 
 def test_a_lora_that_failed_says_so_first(dataset: Path) -> None:
     card = generate_lora_card(sources(dataset, report()))
-    assert "has not passed its evaluation" in card.split("\n## ")[0]
+    assert "has failed its evaluation" in card.split("\n## ")[0]
     assert "Not measured." in card
     assert "It is not calibrated." in card
     assert "alignment: abstains" in card
+
+
+def test_a_lora_that_waits_for_a_person_says_so_first(dataset: Path) -> None:
+    card = generate_lora_card(sources(dataset, full_report(verdict="needs_person")))
+    assert "a person has to look at it" in card.split("\n## ")[0]
+    passed = generate_lora_card(sources(dataset, full_report()))
+    assert "a person has to look at it" not in passed
 
 
 def test_the_data_is_counted_from_the_dataset(dataset: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lora_factory.contracts.evaluation import SettingTrial
-from lora_factory.evaluate.settings import MARGIN, pick, quality
+from lora_factory.evaluate.settings import BLIND_MARGIN, MARGIN, pick, quality
 
 
 def trial(
@@ -22,11 +22,14 @@ def trial(
         # The best by far.
         ([trial(0.7, 10, 0.5), trial(1.0, 20, 0.9), trial(1.3, 20, 0.6)], (1.0, 20)),
         # As good in half the steps.
-        ([trial(1.0, 10, 0.9 - MARGIN / 2), trial(1.0, 20, 0.9)], (1.0, 10)),
-        # Hardly better in twice the steps, but more than the margin.
-        ([trial(1.0, 10, 0.8), trial(1.0, 20, 0.9)], (1.0, 20)),
-        # A stronger style, but not noticeably: strength 1 stays.
-        ([trial(0.7, 20, 0.9), trial(1.0, 20, 0.9), trial(1.3, 20, 0.91)], (1.0, 20)),
+        ([trial(1.0, 10, 0.9 - BLIND_MARGIN / 2), trial(1.0, 20, 0.9)], (1.0, 10)),
+        ([trial(1.0, 10, 0.9 - MARGIN / 2, 0.9), trial(1.0, 20, 0.9, 0.9)], (1.0, 10)),
+        # Better in twice the steps, by more than the margin.
+        ([trial(1.0, 10, 0.7), trial(1.0, 20, 0.9)], (1.0, 20)),
+        ([trial(1.0, 10, 0.8, 0.8), trial(1.0, 20, 0.9, 0.9)], (1.0, 20)),
+        # A stronger style, but subjects are unseen: strength 1 stays unless much is gained.
+        ([trial(0.7, 20, 0.9), trial(1.0, 20, 0.9), trial(1.3, 20, 0.97)], (1.0, 20)),
+        ([trial(1.0, 20, 0.5), trial(1.3, 20, 0.9)], (1.3, 20)),
         # Readable alignment lost at a high strength outweighs the style gained.
         ([trial(1.0, 20, 0.8, 0.8), trial(1.3, 20, 1.0, 0.3)], (1.0, 20)),
         # Nothing works: still an answer, and the trials show how bad it is.
