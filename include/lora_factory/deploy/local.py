@@ -36,7 +36,7 @@ TIMEOUT = 180.0  # seconds for one answer; a picture may take the app two minute
 PATIENCE = 60.0  # seconds an app that is starting or busy is asked again
 MIN_CONTRAST = 1.0  # a black picture, or one of a single colour, has less
 MIN_DIFFERENCE = 0.1  # rounding alone moves a picture by less
-MARKED_DIFFERENCE = 4.0  # the same of two watermarks, whose ids differ: up to 3
+MARKED_DIFFERENCE = 5.0  # the same of two watermarks, whose ids differ: up to 4
 
 
 class LocalTarget:

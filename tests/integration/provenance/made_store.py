@@ -167,7 +167,11 @@ def make_line(settings: Settings, work: Path) -> Line:
     lora = maker.commit(folder, TRAINED)
 
     folder = maker.make(
-        "evaluation", "evaluate", {"image_text_scorer": "none"}, lora=lora, dataset=dataset
+        "evaluation",
+        "evaluate",
+        {"image_text_scorer": "hub/clip@1", "captioner": "none"},
+        lora=lora,
+        dataset=dataset,
     )
     (folder / "README.md").write_text("# Model card\n")
     (folder / "report.json").write_text(JUDGED.model_dump_json())

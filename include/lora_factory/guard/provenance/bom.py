@@ -54,6 +54,7 @@ def write_bom(
     others = [
         _model(f"role-{index}", role, revision)
         for index, (role, revision) in enumerate(sorted(revisions.items()))
+        if revision != "none"  # a role that has no model of its own
     ]
     for component in (base, data, *others):
         bom.components.add(component)
