@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from lora_factory.contracts.progress import Progress
 from lora_factory.guard.content import MAX_LENGTH
+from lora_factory.sanitize.captions import candidates, found_caption
 from lora_factory.sanitize.items import Item, dropped, open_images
+from lora_factory.sanitize.text import from_file_name
 
 if TYPE_CHECKING:
-    from lora_factory.contracts.records import AuditRecord
+    from lora_factory.contracts.records import AuditRecord, RawRecord
     from lora_factory.contracts.stage import StageContext
     from lora_factory.guard.images import ImageFilter
     from lora_factory.guard.meaning import PromptFilter
 
 CHUNK = 64  # pictures in memory at a time
-FIELDS = ("caption", "alt")
-"""What a page says the picture itself shows."""
 
 
 def drop_unsafe(
@@ -52,17 +52,29 @@ def drop_unsafe(
 
 
 def _objections(items: list[Item], words: PromptFilter) -> dict[str, str]:
-    """sha256 → field and rule, of the items whose words are refused."""
+    """sha256 → where its words are refused and by which rule, of the items whose are."""
     told = [
         # A prompt that is too long is refused unread; a page's text is only cut.
-        (item.record.sha256, field, text[:MAX_LENGTH])
+        (item.record.sha256, where, text[:MAX_LENGTH])
         for item in items
-        for field in FIELDS
-        if (text := str(getattr(item.record, field)))
+        for where, text in _words(item.record)
+        if text
     ]
     verdicts = words.check([text for _, _, text in told])
     return {
-        sha256: f"{field}: {verdict.rule}"
-        for (sha256, field, _), verdict in zip(told, verdicts, strict=True)
+        sha256: f"{where}: {verdict.rule}"
+        for (sha256, where, _), verdict in zip(told, verdicts, strict=True)
         if not verdict.allowed
     }
+
+
+def _words(record: RawRecord) -> list[tuple[str, str]]:
+    """What says what the picture shows, and what a caption may be composed of if nothing does."""
+    told = [
+        ("alt", record.alt),
+        ("caption", record.caption),
+        ("file name", from_file_name(record.url)),
+    ]
+    if found_caption(record) is None:
+        told += [("page", text) for text in candidates(record, ())]
+    return told

@@ -440,19 +440,25 @@ def test_unsafe_pictures_and_words_are_dropped(
     odd = raw.add(ICONS[0].read_bytes(), "p0rn icon")
     told = raw.add(ICONS[1].read_bytes(), "a sign", caption="gore and entrails")
     meant = raw.add(ICONS[2].read_bytes(), "a man with nothing on at all")
-    plain = raw.add(ICONS[3].read_bytes(), "cocktail in Essex " * 200)
+    named = raw.add(ICONS[3].read_bytes(), "a lamp", url="https://example.org/hentai-2.png")
+    page = raw.add(ICONS[4].read_bytes(), nearby="All of it erotic. A lamp.")
+    beside = raw.add(ICONS[5].read_bytes(), "a lamp", nearby="Not an erotic one.")
+    plain = raw.add(ICONS[6].read_bytes(), "cocktail in Essex " * 200)
     stub = ImageFilter(FindsHearts())
     monkeypatch.setattr(stage, "image_filter", lambda _profile, _settings: stub)
     cleaned = sanitize(raw, alignment_percentile=0)
     hearts = [names["red heart"], names["blue heart"]]
     assert [cleaned.why(sha256) for sha256 in hearts] == [["unsafe_image"]] * 2
-    assert [cleaned.why(sha256) for sha256 in (odd, told, meant)] == [["unsafe_text"]] * 3
-    assert cleaned.counts.dropped == {"unsafe_image": 2, "unsafe_text": 3}
-    assert plain in cleaned.by_hash
+    assert [cleaned.why(sha256) for sha256 in (odd, told, meant, named, page)] == [
+        ["unsafe_text"]
+    ] * 5
+    assert cleaned.counts.dropped == {"unsafe_image": 2, "unsafe_text": 5}
+    assert {plain, beside} <= cleaned.by_hash.keys()
     details = {line.item: line.detail for line in cleaned.audit if line.reason}
     assert details[hearts[0]] == "content filter 1.000 (unsafe from 0.5)"
     assert (details[odd], details[told]) == ("alt: sexual", "caption: violence")
     assert details[meant] == "alt: meaning"
+    assert (details[named], details[page]) == ("file name: sexual", "page: sexual")
     check_files(cleaned)
 
 

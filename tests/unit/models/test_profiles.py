@@ -22,7 +22,8 @@ def embedded() -> Profile:
 def test_both_profiles_of_the_package_can_be_read() -> None:
     for name in ("embedded", "standard"):
         profile = load_profile(name, Settings())
-        assert {"text_embedder", "image_text_scorer", "topic_classifier"} <= set(profile.roles)
+        needed = {"text_embedder", "image_text_scorer", "topic_classifier", "content_filter"}
+        assert needed <= set(profile.roles)
 
 
 @pytest.mark.parametrize("name", ["huge", "../profiles/embedded", "", "embedded.toml"])
