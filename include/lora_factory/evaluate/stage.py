@@ -285,7 +285,9 @@ def _try_out(
     if spec.xyz_pictures:
         last, *earlier = opened.adapters
         labels = {label_of(file): opened.adapters[file] for file in (*earlier, last)}
-        xyz = draw_xyz(painter, labels, prompts, chosen=label_of(chosen))
+        # With the steps that people are told to use: half the cost where half are enough.
+        steps = settings.steps if settings else None
+        xyz = draw_xyz(painter, labels, prompts, chosen=label_of(chosen), steps=steps)
     return settings, xyz
 
 

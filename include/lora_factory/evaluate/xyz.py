@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 from lora_factory.evaluate.grid import CELL, GAP, INK, MARGIN, PAPER, SOFT, paste, write
 
 if TYPE_CHECKING:
-    from lora_factory.contracts.specs import EvaluateSpec
     from lora_factory.evaluate.pairs import Adapter, Painter
     from lora_factory.evaluate.prompts import EvalPrompt
 
@@ -48,6 +47,7 @@ def draw_xyz(
     prompts: Sequence[EvalPrompt],
     *,
     chosen: str = "",
+    steps: int | None = None,
 ) -> Image.Image:
     """Draw one or two prompts with each checkpoint, strength and seed.
 
@@ -57,10 +57,12 @@ def draw_xyz(
         adapters: label → checkpoint, loaded, the oldest first.
         prompts: the first of them are drawn.
         chosen: label of the checkpoint that was judged; it is marked and never left out.
+        steps: denoising steps; None: the spec's.
 
     Raises:
         Interrupted: the stage was asked to stop; pictures made so far are kept.
     """
+    steps = steps or painter.spec.steps
     axes = fit_axes(tuple(adapters), tuple(prompts), chosen, painter.spec.xyz_pictures)
     seeded = [
         replace(prompt, seed=prompt.seed + NEXT_SEED * turn)
@@ -69,12 +71,16 @@ def draw_xyz(
     ]
     cells = {
         (label, strength): painter.paint(
-            seeded, adapters[label], strength=strength, what=f"XYZ, {label} at {strength:g}"
+            seeded,
+            adapters[label],
+            strength=strength,
+            steps=steps,
+            what=f"XYZ, {label} at {strength:g}",
         )
         for label in axes.checkpoints
         for strength in axes.strengths
     }
-    return _sheet(axes, cells, chosen, painter.spec)
+    return _sheet(axes, cells, chosen, f"{steps} steps, guidance {painter.spec.guidance:g}")
 
 
 def label_of(file: str) -> str:
@@ -113,7 +119,7 @@ def _sheet(
     axes: Axes,
     cells: Mapping[tuple[str, float], Sequence[Image.Image]],
     chosen: str,
-    spec: EvaluateSpec,
+    foot: str,
 ) -> Image.Image:
     """Columns: strengths, seed by seed; rows: checkpoints, prompt by prompt.
 
@@ -141,6 +147,5 @@ def _sheet(
             write(pen, (MARGIN, y), label, 15, LABEL - GAP, INK)
             if label == chosen:
                 write(pen, (MARGIN, y + 20), "judged", 13, LABEL - GAP, SOFT)
-    foot = f"{spec.steps} steps, guidance {spec.guidance:g}"
     write(pen, (MARGIN, sheet.height - 18), foot, 12, width - 2 * MARGIN, SOFT)
     return sheet

@@ -78,7 +78,7 @@ class Brush:
         self.seeds: list[list[int]] = []
 
     def paint(
-        self, prompts: list[EvalPrompt], adapter: str, *, strength: float, what: str
+        self, prompts: list[EvalPrompt], adapter: str, *, strength: float, steps: int, what: str
     ) -> list[Image.Image]:
         self.seeds.append([prompt.seed for prompt in prompts])
         shade = round(100 * strength)
