@@ -113,14 +113,14 @@ def test_a_retrain_that_is_no_better_leaves_the_deployed_model(factory, monkeypa
     first = factory.run(monkeypatch, FOLDER)
     deployed = first.xcom("attempt_1.evaluate")["manifest_uri"]
     lora = first.xcom("attempt_1.train")["manifest_uri"]
-    conf = {**FOLDER, "incumbent": deployed, "parent": lora, "attempts": 2, "epochs": 11}
+    conf = {**FOLDER, "incumbent": deployed, "parent": lora, "attempts": 1, "epochs": 11}
     worse = factory.run(monkeypatch, conf)
     assert worse.state == "failed"
     assert worse.states("skipped") >= {"deploy", "approve"}
     assert worse.xcom("result")["model"] is None
     said = capsys.readouterr().out
     assert f"gates closed: beats_incumbent ({lora})" in said
-    spec = spec_of(worse, factory.store, "attempt_2.evaluate")
+    spec = spec_of(worse, factory.store, "attempt_1.evaluate")
     assert (spec["incumbent"], spec["incumbent_checkpoint"]) == (
         lora,
         "checkpoints/step-000080.safetensors",
