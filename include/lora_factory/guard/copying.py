@@ -14,7 +14,8 @@ The article's own rule (6.2 ``detect_copyright_violation``: similarity above 0.9
 beside it as ``plain`` and decides nothing: where real photos of one subject average 0.885, it
 calls a successful LoRA a copy, and in a uniform style it calls everything one (measured with
 the embedded scorer: of 129, 400 and 300 icons that copy nothing, 31%, 39% and 99% lie above 0.9
-of some icon of another hundred of their set).
+of some icon of another hundred of their set; of 32 pictures of a sound LoRA 29 and 30 lie above
+0.9 of a training image, of one ruined by training on a single image 7, and none is a copy).
 """
 
 from __future__ import annotations
