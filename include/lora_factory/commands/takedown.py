@@ -80,7 +80,7 @@ def spelled(item: str) -> str:
 
 def table(reach: Reach) -> Iterator[str]:
     """What a person reads; crawled text is shown with its control characters escaped."""
-    yield f"{_plain(reach.item)}: {len(reach.images)} images, {len(reach.artifacts)} artifacts"
+    yield f"{_plain(reach.item)}: images {len(reach.images)}, artifacts {len(reach.artifacts)}"
     yield from (f"  image       {sha256}" for sha256 in reach.images)
     for find in reach.artifacts:
         yield f"  {find.kind:<11} {find.key}  {find.why}"
