@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 TAGS = ("text-to-image", "lora", "diffusers", "template:diffusion-lora")
 WIDGETS = 6
-"""Sample pictures in the card."""
+"""Sample pictures a card shows."""
 MOST_HOSTS = 20
 LONGEST = 300
 """Characters of any text in the card."""
@@ -172,10 +172,7 @@ def _metadata(sources: CardSources, name: str, licence: str) -> ModelCardData:
         eval_results=_results(sources, name),
         base_model_relation="adapter",
         instance_prompt=_plain(sources.report.trigger),
-        widget=[
-            {"text": _plain(text), "output": {"url": path}}
-            for text, path in sources.samples[:WIDGETS]
-        ],
+        widget=[{"text": _plain(text), "output": {"url": path}} for text, path in sources.samples],
     )
 
 

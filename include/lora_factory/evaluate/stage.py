@@ -1,7 +1,8 @@
 """Stage evaluate: lora + dataset → evaluation.
 
 Files: ``report.json`` (EvaluationReport), ``report.html``, ``grid.png``, ``advice.json``
-(Advice), ``ethics.json`` (EthicsReport), ``xyz.png``, ``README.md`` (model card),
+(Advice), ``ethics.json`` (EthicsReport), ``xyz.png``, ``README.md`` (model card) with its
+``samples/*.png``,
 ``images/base/*.png`` and ``images/lora/*.png`` (row by row the same prompt and seed;
 ``pairs.jsonl`` tells which), ``images/attack/*.png`` (training captions word for word;
 ``attack.jsonl``). A LoRA that can't be loaded has no pictures and no card.
@@ -49,7 +50,12 @@ from lora_factory.evaluate import gates
 from lora_factory.evaluate.advice import advise, best_share
 from lora_factory.evaluate.audit import audit, audit_bias
 from lora_factory.evaluate.calibration import constants_of, find_calibration, note_of
-from lora_factory.evaluate.card import CardSources, data_statistics, generate_lora_card
+from lora_factory.evaluate.card import (
+    WIDGETS,
+    CardSources,
+    data_statistics,
+    generate_lora_card,
+)
 from lora_factory.evaluate.copyright import attack
 from lora_factory.evaluate.data import load_style
 from lora_factory.evaluate.evaluator import NAMES, Evaluation, LoRAEvaluator, Rival
@@ -81,7 +87,6 @@ if TYPE_CHECKING:
     from lora_factory.contracts.stage import LocalArtifact, StageContext
     from lora_factory.diffusion.base import DiffusionBase
     from lora_factory.evaluate.data import StyleData
-    from lora_factory.evaluate.prompts import EvalPrompt
     from lora_factory.models.profiles import BaseEntry, Profile
     from lora_factory.models.roles import ImageTextScorer
 
@@ -180,7 +185,7 @@ def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
     repeats.write(ctx.out, evaluator.guard)
     pictures = ReportPictures(rows_of(evaluator), drift_of(evaluator), xyz)
     write_report(ctx.out, report, grid_of(pictures.rows, report), pictures)
-    _write_card(ctx, report, opened, evaluator.prompts)
+    _write_card(ctx, report, opened, evaluator)
     return report
 
 
@@ -209,7 +214,7 @@ def _open(
 
 def _bounded(spec: EvaluateSpec, entry: BaseEntry) -> None:
     """Refuse to start on more pictures than can be held."""
-    pictures = 2 * spec.prompts * spec.seeds + 2 * spec.choosing + 3 * spec.drift
+    pictures = 2 * spec.prompts * spec.seeds + 2 * spec.choosing + 3 * spec.drift + spec.attacks
     size = pictures * 3 * entry.resolution**2
     if size > MAX_BYTES:
         msg = (
@@ -413,15 +418,21 @@ def _refuse(
 
 
 def _write_card(
-    ctx: StageContext, report: EvaluationReport, opened: Opened, prompts: Sequence[EvalPrompt]
+    ctx: StageContext, report: EvaluationReport, opened: Opened, evaluator: LoRAEvaluator
 ) -> None:
-    samples = [(one.text, f"images/lora/{row:04d}.png") for row, one in enumerate(prompts)]
+    """``README.md`` and the pictures it shows, of one seed each, in ``samples``."""
+    folder = ctx.out / "samples"
+    folder.mkdir()
+    samples = []
+    for row in range(0, len(evaluator.prompts), report.seeds)[:WIDGETS]:
+        evaluator.lora[row].save(folder / f"{row:04d}.png")
+        samples.append((evaluator.prompts[row].text, f"samples/{row:04d}.png"))
     sources = CardSources(
         report=report,
         trained=opened.trained,
         lora=ctx.inputs["lora"],
         dataset=ctx.inputs["dataset"],
         base=opened.entry,
-        samples=samples[:: report.seeds],
+        samples=samples,
     )
     (ctx.out / "README.md").write_text(generate_lora_card(sources), encoding="utf-8")

@@ -117,7 +117,7 @@ def sources(dataset: Path, evaluation: EvaluationReport) -> CardSources:
         lora=artifact(dataset, "lora", TRAINED.model_dump(mode="json"), ["dataset", "plan"]),
         dataset=artifact(dataset, "dataset", {}, ["clean"]),
         base=base_entry(),
-        samples=[("apple, ohcx style", "images/lora/0000.png"), ("b", "images/lora/0001.png")],
+        samples=[("apple, ohcx style", "samples/0000.png"), ("b", "samples/0001.png")],
     )
 
 
@@ -140,7 +140,7 @@ def test_the_metadata_is_what_the_hub_reads(dataset: Path) -> None:
     assert set(found.tags) >= {"lora", "diffusers", "text-to-image", "template:diffusion-lora"}
     assert found.widget[0] == {
         "text": "apple, ohcx style",
-        "output": {"url": "images/lora/0000.png"},
+        "output": {"url": "samples/0000.png"},
     }
     scores = {result.metric_type: result.metric_value for result in found.eval_results}
     assert scores == {"fidelity": 0.9121, "drift": 0.35, "overall": 0.913}
@@ -205,7 +205,7 @@ def test_words_of_the_web_stay_words(dataset: Path) -> None:
     )
     given = CardSources(
         given.report, given.trained, given.lora, given.dataset, given.base,
-        [(HOSTILE, "images/lora/0000.png")],
+        [(HOSTILE, "samples/0000.png")],
     )  # fmt: skip
     card = generate_lora_card(given)
     head, body = card.split("\n---\n", 1)
@@ -213,7 +213,7 @@ def test_words_of_the_web_stay_words(dataset: Path) -> None:
     assert metadata["widget"][0]["text"].startswith("<script>")  # a string, by YAML's own rules
     outside = re.sub(r"```.*?```|`[^`\n]*`", "", body, flags=re.DOTALL)
     assert not re.search(r"(?<!\\)<", outside)
-    assert not re.search(r"(?<!\\)\]\((?!images/lora/)", outside)
+    assert not re.search(r"(?<!\\)\]\((?!samples/)", outside)
     assert "\n---" not in body
     assert not {"\u202e", "\x07", "\ud800"} & set(card)
     assert len({line.count(" | ") for line in tables(card) if "ohcx" in line}) <= 1

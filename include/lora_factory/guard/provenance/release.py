@@ -23,10 +23,11 @@ log = logging.getLogger(__name__)
 LINEAGE, DATASET = "lineage.json", "dataset.manifest.json"
 FROM_EVALUATION = {
     "README.md": "README.md",
+    "samples": "samples",
     "ethics.json": "ethics.json",
     "report.json": "evaluation.json",
 }
-"""Files of the evaluation that go with the release, where it has them."""
+"""Files and folders of the evaluation that go with the release, where it has them."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ def attach(
         ServiceUnavailable: the store did not answer.
     """
     for name, target in FROM_EVALUATION.items():
-        if (evaluation.path / name).is_file():
+        if (evaluation.path / name).is_dir():
+            shutil.copytree(evaluation.path / name, out / target)
+        elif (evaluation.path / name).is_file():
             shutil.copyfile(evaluation.path / name, out / target)
     lineage, manifests = trace(store, (lora, evaluation), __version__)
     source = next((entry for entry in lora.manifest.inputs if entry.name == "dataset"), None)
