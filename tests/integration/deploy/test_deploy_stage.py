@@ -193,7 +193,7 @@ def test_a_pass_is_promoted_and_recorded(desk: Desk, server: Server, make_lora: 
 def test_the_checkpoint_that_was_judged_is_published(
     desk: Desk, server: Server, make_lora: Make
 ) -> None:
-    last, earlier = make_lora(1, 0.05), make_lora(2, 0.05)
+    last, earlier = make_lora(1, 0.05), make_lora(6, 0.05)
     report, out = desk.deploy(desk.inputs(last, earlier, checkpoint=EARLIER), "chosen")
     assert (out / "lora.safetensors").read_bytes() == earlier.read_bytes()
     model = Catalog(server.dsn).model("chosen", report.version)
@@ -227,7 +227,7 @@ def test_a_release_is_signed_where_the_deployment_has_a_key(
 
 def test_deploying_again_changes_nothing(desk: Desk, server: Server, make_lora: Make) -> None:
     desk.deploy(desk.inputs(make_lora(1, 0.05)), "again")
-    inputs = desk.inputs(make_lora(2, 0.05))
+    inputs = desk.inputs(make_lora(6, 0.05))
     first, _ = desk.deploy(inputs, "again")
     rows = [d for d in Catalog(server.dsn).deployments() if d.name == "again"]
     second, _ = desk.deploy(inputs, "again")
@@ -299,7 +299,7 @@ def test_what_did_not_pass_is_not_even_sent(desk: Desk, server: Server, make_lor
     ):
         with pytest.raises(ReleaseError, match=words):
             desk.deploy(desk.inputs(weights, **changes), "refused")
-    mine, other = desk.inputs(weights), desk.inputs(make_lora(2, 0.05))
+    mine, other = desk.inputs(weights), desk.inputs(make_lora(6, 0.05))
     with pytest.raises(SpecError, match="is not of LoRA"):
         desk.deploy({"lora": mine["lora"], "evaluation": other["evaluation"]}, "refused")
     with pytest.raises(SpecError, match="needs a lora and an evaluation"):
