@@ -23,18 +23,12 @@ from lora_factory.evaluate.pairs import FOLDER, Painter
 from lora_factory.evaluate.prompts import EvalPrompt
 from lora_factory.models.profiles import PACKAGE, load_profile
 
-SPEC = EvaluateSpec(lora="l", dataset="d", prompts=8, steps=8, choosing=4, drift=4)
-QUICK = SPEC.model_copy(
-    update={
-        "prompts": 4,
-        "steps": 2,
-        "choosing": 2,
-        "drift": 2,
-        "audit_pictures": 0,
-        "settings_prompts": 0,
-        "xyz_pictures": 0,
-    }
-)
+NOTHING_BESIDE = {"audit_pictures": 0, "settings_prompts": 0, "xyz_pictures": 0}
+SPEC = EvaluateSpec.model_validate({
+    **{"lora": "l", "dataset": "d", "prompts": 8, "steps": 8, "choosing": 4, "drift": 4},
+    **NOTHING_BESIDE,
+})
+QUICK = SPEC.model_copy(update={"prompts": 4, "steps": 2, "choosing": 2, "drift": 2})
 STEP = "checkpoints/step-000020.safetensors"
 FILES = {"report.json", "report.html", "grid.png", "advice.json"}
 
