@@ -14,11 +14,14 @@ import pytest
 from PIL import Image
 
 from e2e.conftest import Runs
-from lora_factory.contracts.evaluation import EvaluationReport
+from lora_factory.contracts.evaluation import DeployReport, EvaluationReport
 from lora_factory.contracts.settings import Settings
 from lora_factory.demo.deployment import Deployment
 from lora_factory.errors import SpecError
 from lora_factory.feedback.decide import MIN_RATINGS
+from lora_factory.guard.provenance.c2pa import read_credentials
+from lora_factory.guard.provenance.keys import read_public_key
+from lora_factory.guard.provenance.signing import verify_folder
 from lora_factory.store.artifacts import ArtifactStore, open_store
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -63,6 +66,18 @@ def test_a_folder_becomes_a_deployed_lora(
     assert first["stages"]["crawl"]["counts"]["kept"] == 36
 
 
+def test_the_release_is_signed_and_its_origin_known(
+    first: dict[str, Any], store: ArtifactStore, deployment: Deployment
+) -> None:
+    release = store.fetch(first["stages"]["deploy"]["manifest_uri"])
+    report = DeployReport.model_validate(release.manifest.stats)
+    assert report.signed
+    assert report.lineage_complete
+    assert report.images
+    public = read_public_key(deployment.folder / "keys" / "signing.pub")
+    assert verify_folder(release.path, public).passed
+
+
 def test_the_endpoint_draws_and_takes_ratings(
     first: dict[str, Any], deployment: Deployment
 ) -> None:
@@ -71,6 +86,10 @@ def test_the_endpoint_draws_and_takes_ratings(
     pictures = [base64.b64decode(answer.json()["image"]) for answer in answers]
     image, again = (Image.open(io.BytesIO(picture)) for picture in pictures)
     assert image.tobytes() == again.tobytes(), "same seed, same picture"
+    anchors = (deployment.folder / "keys" / "trust.pem").read_text()
+    assert {getattr(read_credentials(data, anchors), "state", None) for data in pictures} == {
+        "Trusted"
+    }
     assert image.size == (64, 64)
     assert len(image.getcolors(64 * 64) or []) > 10
 

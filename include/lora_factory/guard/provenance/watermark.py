@@ -34,13 +34,13 @@ TILE = 128  # pixels
 # reduction to 0.5× or JPEG takes it away.
 BAND = (0.06, 0.22)
 HARMONICS = int(BAND[1] * TILE)
-SHARES = (0.4, 0.2, 0.2, 0.2)  # of the power: presence, then the id's three bytes
+SHARES = (0.46, 0.18, 0.18, 0.18)  # of the power: presence, then the id's three bytes
 GRID = 8  # pixels between two shifts: 16 × 16 places are one byte
 ID_DIGITS = 6
 # Strength, grey levels: on flat ground, per grey level of texture, at most, and what a
 # saturated ground gets on top, which shows only half of the noise.
 FLAT, TEXTURE, STRONGEST, SATURATED = 1.0, 0.09, 3.5, 1.5
-FULL, SMALL_GAIN = 512, 1.4  # pixels; the texture of smaller pictures gets more, at most this
+FULL, SMALL_GAIN = 512, 1.8  # pixels; the texture of smaller pictures gets more, at most this
 # The correlation surface has unit variance and is normal where there is no mark (its values are
 # sums of some 2000 random phases). A search looks at 350 periods × 16384 shifts: by the union
 # bound a false alarm has probability ≤ 350 · 16384 · Q(7) = 7e-6 a picture.
@@ -210,8 +210,8 @@ def _strength(luma: Plane) -> Plane:
     # The least around: beside an edge lies flat ground, where noise would be seen.
     texture = ndimage.minimum_filter(texture, 9)
     # A picture of half the side has a quarter of the pixels to find the mark by.
-    gain = min(max(math.sqrt(FULL / math.sqrt(luma.size)), 1.0), SMALL_GAIN)
-    strength = np.minimum(FLAT + gain * TEXTURE * texture, gain * STRONGEST)
+    gain = min(max(FULL / math.sqrt(luma.size), 1.0), SMALL_GAIN)
+    strength = np.minimum(FLAT + gain * TEXTURE * texture, math.sqrt(gain) * STRONGEST)
     saturated = (luma > 252) | (luma < 3)
     return np.asarray(np.where(saturated, SATURATED * strength, strength), dtype=np.float32)
 
