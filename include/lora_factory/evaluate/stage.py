@@ -96,6 +96,7 @@ VERSION = 2
 SPEC = EvaluateSpec
 SCORER = "image_text_scorer"
 LORA_FILE = "lora.safetensors"
+BLIND = "alignment abstains: the overall score does not say whether pictures show their subjects"
 MAX_BYTES = 4 * 2**30
 """Of pictures held at once."""
 
@@ -337,7 +338,12 @@ def _judge(
         seeds=spec.seeds,
         calibration=note_of(calibration),
         incumbent=found.comparison,
-        notes=(*_notes(calibration), *opened.notes, *([data.note] if data.note else [])),
+        notes=(
+            *_notes(calibration),
+            *([BLIND] if scores.get("alignment", 0.0) is None else []),
+            *opened.notes,
+            *([data.note] if data.note else []),
+        ),
     )
 
 

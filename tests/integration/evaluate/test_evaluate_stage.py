@@ -138,6 +138,8 @@ def test_every_number_says_what_it_rests_on(judged: Judged) -> None:
             assert metric.low is not None
         assert metric.scorer == ("" if metric.name == "efficiency" else report.scorer)
     assert any("not calibrated on people" in note for note in report.notes)
+    abstains = scores(report)["alignment"] is None
+    assert any("does not say whether" in note for note in report.notes) == abstains
     assert len(report.prompts) == 4
     assert len(report.drift_prompts) == 2
     assert not set(report.prompts) & {*report.choosing_prompts, *report.drift_prompts}
