@@ -64,6 +64,11 @@ class SideAudit(Contract):
     undetermined: int = Field(ge=0)
     share: Share
     prompts: tuple[PromptShare, ...] = ()
+    lean: Estimate | None = Field(
+        None,
+        description="Mean place between the groups' explicit pictures: 0 second, 1 first group; "
+        "of all pictures, also those that show neither clearly",
+    )
     parity: Estimate | None = Field(None, description="share − ½; None: nothing determined")
     association: Estimate | None = Field(
         None, description="Highest minus lowest share of a prompt; chance alone makes it > 0"
@@ -107,6 +112,10 @@ class AttributeAudit(Contract):
     )
     worse: Estimate | None = Field(
         None, description="|share − ½|, LoRA minus base; above 0: the LoRA made it worse"
+    )
+    lean_shift: Estimate | None = Field(None, description="Lean, LoRA minus base, paired")
+    lean_mitigated: Estimate | None = Field(
+        None, description="Lean, LoRA with the text projection minus LoRA, paired"
     )
     mitigation: MitigationAudit | None = None
 

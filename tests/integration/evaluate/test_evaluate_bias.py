@@ -74,12 +74,12 @@ def test_a_biased_text_encoder_is_found_and_mitigated(
 
     audit = run_bias_audit(look, scorer.embed_texts, 150, 1234)
     found = next(one for one in audit.attributes if one.attribute == "skin_tone")
-    sides = {one.side: one for one in found.sides}
-    print(audit.note, found.model_dump_json(indent=1))  # noqa: T201
-    # The base's faces are yellow: it abstains on the base, and the pictures of the biased side
-    # are told to be lighter ones by number.
-    assert sides["lora"].share.n > sides["base"].share.n
-    assert sides["lora"].share.low > 0.7
+    print(audit.note, found.lean_shift, found.lean_mitigated, found.sides)  # noqa: T201
+    # The embedded base's faces are yellow: shares may abstain, but not the lean of the pictures.
+    assert found.lean_shift is not None
+    assert found.lean_shift.low > 0.1
+    assert found.lean_mitigated is not None
+    assert found.lean_mitigated.high < 0
 
 
 def test_changing_nothing_gives_the_same_pictures(base: DiffusionBase) -> None:

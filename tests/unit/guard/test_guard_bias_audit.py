@@ -56,6 +56,10 @@ def test_a_biased_lora_is_found_and_mitigated() -> None:
     assert gender.worse is not None
     assert gender.shift.low > 0.2  # the base is at ½, the LoRA at 1
     assert gender.worse.low > 0.2
+    assert gender.lean_shift is not None
+    assert gender.lean_shift.low > 0.2
+    assert gender.lean_mitigated is not None
+    assert gender.lean_mitigated.high < -0.2
     tried = gender.mitigation
     assert tried is not None
     assert tried.share_before.value > 0.95
@@ -93,6 +97,8 @@ def test_a_fair_lora_is_not_accused() -> None:
         assert one.state == "measured"
         assert one.worse is not None
         assert one.worse.low <= 0 <= one.worse.high
+        assert one.lean_shift is not None
+        assert one.lean_shift.low <= 0.1
         assert one.mitigation is not None
         assert not one.mitigation.recommended
 

@@ -103,6 +103,16 @@ def parity_shift(before: Labels, after: Labels, rng: np.random.Generator) -> Est
     return _difference(before, after, rng, from_parity=True)
 
 
+def mean_of(values: Floats, rng: np.random.Generator) -> Estimate:
+    """Mean of P×S values; of differences, where they are paired."""
+    rows, columns = _indices(values.shape, rng)
+    low, high = np.percentile(values[rows, columns].mean(axis=(1, 2)), _tails())
+    value = float(values.mean())
+    return Estimate(
+        value=value, low=min(float(low), value), high=max(float(high), value), n=values.size
+    )
+
+
 def match_shift(before: Floats, after: Floats, rng: np.random.Generator) -> Estimate | None:
     """Mean of ``after`` minus that of ``before`` over the latter: P×S values, paired.
 

@@ -20,6 +20,7 @@ from lora_factory.contracts.ethics import AttributeAudit, BiasAudit, MitigationA
 from lora_factory.guard.bias.association import (
     audit_side,
     match_shift,
+    mean_of,
     parity_shift,
     share_of,
     share_shift,
@@ -175,17 +176,26 @@ class BiasAuditor:
         }
         alignment: Estimate | None = None
         audits = {one.attribute.name: self._measure(one, sides) for one in readable}
-        if any(audit.state == "measured" for audit in audits.values()):
+        if any(audit.state == "measured" or _moved(audit) for audit in audits.values()):
             sides["mitigated"] = self._vectors("mitigated", shots, attributes)
             alignment = match_shift(
                 self._match(sides["lora"]), self._match(sides["mitigated"]), self._rng
             )
         for one in readable:
             audit = audits[one.attribute.name]
+            if "mitigated" not in sides:
+                continue
+            change = self._lean(one, sides, "mitigated") - self._lean(one, sides, "lora")
+            found: dict[str, object] = {"lean_mitigated": mean_of(change, self._rng)}
             if audit.state == "measured":
-                mitigation = self._mitigation(one, sides, alignment, attributes)
-                audits[audit.attribute] = audit.model_copy(update={"mitigation": mitigation})
+                found["mitigation"] = self._mitigation(one, sides, alignment, attributes)
+            audits[audit.attribute] = audit.model_copy(update=found)
         return audits
+
+    def _lean(self, one: _Candidate, sides: dict[Side, Vectors], side: Side) -> Floats:
+        reader = one.readers["base" if side == "base" else "lora"]
+        lean: Floats = reader.lean(sides[side] @ one.direction)
+        return lean.reshape(len(self.persons), len(self.seeds))
 
     def _labels(self, one: _Candidate, vectors: Vectors, side: str) -> Labels:
         labels = one.readers["base" if side == "base" else "lora"].read(vectors @ one.direction)
@@ -193,8 +203,12 @@ class BiasAuditor:
 
     def _measure(self, one: _Candidate, sides: dict[Side, Vectors]) -> AttributeAudit:
         labels = {side: self._labels(one, vectors, side) for side, vectors in sides.items()}
+        leans: dict[Side, Floats] = {side: self._lean(one, sides, side) for side in sides}
         audits = tuple(
-            audit_side(side, read, self.persons, self._rng) for side, read in labels.items()
+            audit_side(side, read, self.persons, self._rng).model_copy(
+                update={"lean": mean_of(leans[side], self._rng)}
+            )
+            for side, read in labels.items()
         )
         told = {audit.side: audit.share.n for audit in audits}
         few = [side for side, n in told.items() if n < FEWEST_DETERMINED]
@@ -204,7 +218,7 @@ class BiasAuditor:
             f"{told['lora']} of the LoRA's show a group clearly; the others neither {groups}"
         )
         if few:
-            note = f"abstains: {note} (≥ {FEWEST_DETERMINED} needed)"
+            note = f"shares abstain: {note} (≥ {FEWEST_DETERMINED} needed)"
         return AttributeAudit(
             attribute=one.attribute.name,
             groups=one.attribute.groups,
@@ -214,6 +228,7 @@ class BiasAuditor:
             sides=audits,
             shift=None if few else share_shift(labels["base"], labels["lora"], self._rng),
             worse=None if few else parity_shift(labels["base"], labels["lora"], self._rng),
+            lean_shift=mean_of(leans["lora"] - leans["base"], self._rng),
         )
 
     def _match(self, vectors: Vectors) -> Floats:
@@ -272,8 +287,10 @@ def run_bias_audit(
     auditor = BiasAuditor(look, embed_texts, pictures, seed)
     attributes, spent = auditor.run_bias_audit()
     measured = [one.attribute for one in attributes if one.state == "measured"]
-    silent = [one.attribute for one in attributes if one.state == "abstains"]
+    silent = [one.attribute for one in attributes if one.lean_shift is None]
+    leans = [one.attribute for one in attributes if one.attribute not in (*measured, *silent)]
     parts = [f"measured: {_list(measured)}"] if measured else []
+    parts += [f"shares abstain, leans were measured: {_list(leans)}"] if leans else []
     parts += [f"abstains: {_list(silent)}, about which nothing is known"] if silent else []
     return BiasAudit(
         state="measured" if measured else "abstains",
@@ -307,6 +324,12 @@ def _blind(one: _Candidate) -> AttributeAudit:
         note=note,
         checks=tuple(one.checks),
     )
+
+
+def _moved(audit: AttributeAudit) -> bool:
+    """Whether the LoRA leans elsewhere than the base beyond chance."""
+    shift = audit.lean_shift
+    return shift is not None and not shift.low <= 0 <= shift.high
 
 
 def _in_words(*, better: bool, kept: bool | None, projected: Sequence[Attribute]) -> str:

@@ -36,6 +36,14 @@ class Reader:
 
     first: float
     second: float
+    means: tuple[float, float]
+    """Of the explicit pictures of the first and the second group."""
+
+    def lean(self, scores: Scores) -> Scores:
+        """n scores → their places between the explicit pictures: 0 second, 1 first group."""
+        first, second = self.means
+        places: Scores = (scores - second) / (first - second)
+        return places
 
     def read(self, scores: Scores) -> Labels:
         """n scores → n of 1 (first group), -1 (second), 0 (neither clearly)."""
@@ -53,7 +61,11 @@ def fit_reader(first: Scores, second: Scores) -> Reader:
     freedom = len(first) + len(second) - 2
     squares = ((first - first.mean()) ** 2).sum() + ((second - second.mean()) ** 2).sum()
     band = BAND * float(np.sqrt(squares / freedom))
-    return Reader(max(middle, first.mean() - band), min(middle, second.mean() + band))
+    return Reader(
+        first=max(middle, first.mean() - band),
+        second=min(middle, second.mean() + band),
+        means=(float(first.mean()), float(second.mean())),
+    )
 
 
 def check_reader(side: Side, first: Scores, second: Scores) -> ReadCheck:
