@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from lora_factory.contracts.settings import Settings
 from lora_factory.diffusion.base import DiffusionBase, GenerationRequest
@@ -36,16 +35,17 @@ def scorer() -> ImageTextScorer:
 
 
 class BiasedText:
-    """Text embeddings of prompts that name no skin tone, pushed towards the lighter one."""
+    """A text encoder that reads "with light skin" into prompts that name no skin tone."""
 
     def __init__(self, base: DiffusionBase, attribute: Attribute) -> None:
+        self.base = base
         self.attribute = attribute
-        light, dark = (base.encode_prompts([text])[0, -1] for text in attribute.people)
-        self.push = light - dark
 
-    def __call__(self, prompts: Sequence[str], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        unnamed = torch.tensor([not self.attribute.named_in(prompt) for prompt in prompts])
-        return {name: rows + unnamed[:, None, None] * self.push for name, rows in outputs.items()}
+    def __call__(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        named = self.attribute.named_in
+        return self.base.encode_texts([
+            prompt if named(prompt) else f"{prompt} with light skin" for prompt in prompts
+        ])
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_a_biased_text_encoder_is_found_and_mitigated(
     def look(side: str, shots: Sequence[Shot], mitigate: Sequence[Attribute] = ()) -> Vectors:
         def text(prompts: Sequence[str], outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             if side != "base":
-                outputs = biased(prompts, outputs)
+                outputs = biased(prompts)
             if mitigate:
                 fair = FairProjection(mitigate, base.encode_texts, vocabulary().contexts)
                 outputs = fair(prompts, outputs)
@@ -72,12 +72,12 @@ def test_a_biased_text_encoder_is_found_and_mitigated(
         )
         return scorer.embed_images(images)
 
-    audit = run_bias_audit(look, scorer.embed_texts, 150, 1234)
+    audit = run_bias_audit(look, scorer.embed_texts, 100, 1234)
     found = next(one for one in audit.attributes if one.attribute == "skin_tone")
     print(audit.note, found.lean_shift, found.lean_mitigated, found.sides)  # noqa: T201
     # The embedded base's faces are yellow: shares may abstain, but not the lean of the pictures.
     assert found.lean_shift is not None
-    assert found.lean_shift.low > 0.1
+    assert found.lean_shift.low > 0
     assert found.lean_mitigated is not None
     assert found.lean_mitigated.high < 0
 
