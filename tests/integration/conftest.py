@@ -116,14 +116,18 @@ def server(
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
+    thread = threading.Thread(
+        target=uvicorn_server.run, kwargs={"sockets": [listener]}, daemon=True
+    )
     thread.start()
-    with httpx.Client(base_url=url, timeout=60) as client:
-        deadline = time.monotonic() + 60
-        while client.get("/readyz").status_code != 200:
-            assert time.monotonic() < deadline, "the serving app did not get ready"
-            time.sleep(0.1)
-        yield Server(url, dsn, data, client)
-    uvicorn_server.should_exit = True
-    thread.join(30)
+    try:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            deadline = time.monotonic() + 120
+            while client.get("/readyz").status_code != 200:
+                assert time.monotonic() < deadline, "the serving app did not get ready"
+                time.sleep(0.1)
+            yield Server(url, dsn, data, client)
+    finally:
+        uvicorn_server.should_exit = True
+        thread.join(30)
     assert not thread.is_alive()
