@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+# transformers builds a model on the meta device of the whole process before it fills it: a model
+# that another thread loads meanwhile may be left there ("Cannot copy out of meta tensor").
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def device() -> str:
@@ -50,7 +54,8 @@ def pretrained(loader: Callable[..., T], ref: ModelRef, **kwargs: Any) -> T:
     if ref.model is not None:
         kwargs["revision"] = ref.revision
     try:
-        return loader(where, **kwargs)
+        with _ONE_AT_A_TIME:
+            return loader(where, **kwargs)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as err:
         msg = f"model {where} can't be loaded: {str(err).splitlines()[0]}; check the profile"
         raise ModelError(msg) from err
