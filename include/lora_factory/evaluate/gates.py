@@ -145,22 +145,22 @@ def style_measurable(pairs: Pairs, note: str = "") -> HardGate:
 def shows_subjects(
     ratio: float, sight: Readable, least: float, own: Matches | None = None
 ) -> HardGate:
-    """The pictures aren't shown to miss their subjects, where the scorer can see that.
+    """The pictures aren't shown to miss their subjects, where the scorer reads the style.
 
     Alignment may be too coarse to enter the overall score, and still be plainly lost (a
-    LoRA trained on shuffled captions). Two ways to see it: the upper end of the one-sided
-    95% interval of ``ratio`` (``metrics.raw_alignment``) is below ``least``, where the scorer
-    reads the real images; or the LoRA's own pictures match their subjects hardly better
-    than each other's (p above ``UNMATCHED``), where the base's pictures do.
+    LoRA trained on shuffled captions). Two ways to see it, where the real images match their
+    subjects: the upper end of the one-sided 95% interval of ``ratio``
+    (``metrics.raw_alignment``) is below ``least``; or the LoRA's own pictures match their
+    subjects hardly better than each other's (p above ``UNMATCHED``), though the base's do.
     """
+    if sight.p_value > READABLE:
+        return _gate("shows_subjects", True, "the scorer can't read this style")
     if own is not None and own.base <= READABLE and own.lora > UNMATCHED:
         detail = (
             f"pictures match their own words hardly better than each other's (p = {own.lora:.2f}, "
             f"the base's {own.base:.4f})"
         )
         return _gate("shows_subjects", False, detail)
-    if sight.p_value > READABLE:
-        return _gate("shows_subjects", True, "the scorer can't read this style")
     upper = ratio + ONE_SIDED * sight.error
     detail = f"{ratio:.2f} of the real images' match, at most {upper:.2f} (≥ {least:g})"
     return _gate("shows_subjects", upper >= least, detail)

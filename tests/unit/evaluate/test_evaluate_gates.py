@@ -111,11 +111,12 @@ def test_subjects_that_are_plainly_missing(
 
 @pytest.mark.parametrize(
     ("base", "lora", "passed"),
-    [(0.001, 0.01, True), (0.001, 0.4, False), (0.3, 0.4, True)],  # the last: a blind scorer
+    [(0.001, 0.01, True), (0.001, 0.4, False), (0.3, 0.4, True)],
 )
 def test_pictures_that_do_not_match_their_own_words(base: float, lora: float, passed: bool) -> None:
-    blind = Readable(0.5, float("inf"))
-    assert gates.shows_subjects(0.0, blind, 0.5, Matches(base, lora)).passed == passed
+    coarse, blind = Readable(0.02, 0.8), Readable(0.5, float("inf"))
+    assert gates.shows_subjects(0.3, coarse, 0.5, Matches(base, lora)).passed == passed
+    assert gates.shows_subjects(0.3, blind, 0.5, Matches(base, lora)).passed
 
 
 def test_one_picture_that_the_guard_refuses_closes_the_gate() -> None:
