@@ -1,0 +1,49 @@
+"""What is judged: every adapter on the dataset of a style, sound or sabotaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibration_styles import STYLES, Style
+
+ADAPTERS = Path(__file__).parent / "adapters"
+SABOTAGES = ("zeroed", "rate", "foreign", "memorised", "overtrained", "shuffled")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One adapter on one style. ``kind`` is ``good`` or one of ``SABOTAGES``."""
+
+    style: Style
+    kind: str
+    file: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.style.name} {self.kind} ({self.file.parent.name}/{self.file.stem})"
+
+    @property
+    def good(self) -> bool:
+        return self.kind == "good"
+
+
+def cases(*, reported: bool) -> Iterator[Case]:
+    """All cases of the reported styles, or of the fitted ones, that have a file.
+
+    ``foreign`` adapters are sound ones of the other styles of the same group, so that no
+    reported style enters the fit.
+    """
+    group = [style for style in STYLES if style.reported == reported]
+    for style in group:
+        folder = ADAPTERS / style.name
+        for file in sorted(folder.glob("good-*.safetensors")):
+            yield Case(style, "good", file)
+        yield Case(style, "zeroed", folder / "good-0.safetensors")
+        at = group.index(style)
+        for other in (*group[at + 1 :], *group[:at])[:2]:
+            yield Case(style, "foreign", ADAPTERS / other.name / "good-0.safetensors")
+        for kind in ("rate", "memorised", "overtrained", "shuffled"):
+            if (file := folder / f"{kind}.safetensors").exists():
+                yield Case(style, kind, file)
