@@ -6,10 +6,14 @@ import os
 import socket
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from lora_factory.contracts.settings import PREFIX, Settings
 
+# pytest-timeout ends what hangs; how long one example takes says how busy the machine is.
+hypothesis.settings.register_profile("ours", deadline=None)
+hypothesis.settings.load_profile("ours")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
