@@ -1,0 +1,103 @@
+"""The calibration of the embedded scorer, on styles that were not fitted on.
+
+Without training: the adapters are kept (``adapters/``, made by ``make.py``), and so is what the
+scorer saw of their pictures (``data/seen``, made by ``fit.py``). The slow test draws again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fit
+import pytest
+from calibration_cases import SABOTAGES, Case, cases
+from calibration_measure import SPEC, Rig
+from calibration_styles import STYLES, icons
+
+from lora_factory.contracts.evaluation import Calibration
+from lora_factory.evaluate.calibration import find_calibration
+
+MAX_BYTES = 1_000_000
+ALL_BYTES = 25_000_000
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    """The one in use; there is none when scorer or base changed and nobody calibrated anew."""
+    found = find_calibration(*fit.revisions())
+    assert found is not None, "run tests/calibration/fit.py: scorer or base have changed"
+    return found
+
+
+@pytest.fixture(scope="module")
+def reported() -> list[fit.Judged]:
+    return fit.judge(None, reported=True, kept=fit.KEPT)
+
+
+def test_the_figure_in_the_calibration_is_what_comes_out(
+    calibration: Calibration, reported: list[fit.Judged]
+) -> None:
+    found = fit.auc_of(reported, calibration.constants)
+    assert found == pytest.approx(calibration.auc, abs=0.005), fit.table(
+        reported, calibration.constants
+    )
+
+
+@pytest.mark.xfail(strict=True, reason="missed: 0.944 (include/docs/LOG.md)")
+def test_sound_and_sabotaged_adapters_are_told_apart(
+    calibration: Calibration, reported: list[fit.Judged]
+) -> None:
+    assert fit.auc_of(reported, calibration.constants) >= fit.GOAL
+
+
+PASSES = pytest.mark.xfail(strict=True, reason="one of three passes with 0.86, just")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(one, marks=PASSES if one == "shuffled" else ()) for one in SABOTAGES],
+)
+def test_no_sabotaged_adapter_passes(
+    kind: str, calibration: Calibration, reported: list[fit.Judged]
+) -> None:
+    some = [one for one in reported if one.case.kind == kind]
+    assert len(some) >= 3
+    passed = [one.case.name for one in some if one.score(calibration.constants) >= SPEC.threshold]
+    assert not passed
+
+
+def test_reported_styles_never_entered_the_fit(calibration: Calibration) -> None:
+    assert set(calibration.fitted_on) == {style.name for style in STYLES if not style.reported}
+    assert set(calibration.reported_on) == {style.name for style in STYLES if style.reported}
+    seen = [{*icons(style.name).pictures} for style in STYLES]
+    assert sum(map(len, seen)) == len(set.union(*seen))  # no icon lies in two styles
+
+
+def test_adapters_stay_small() -> None:
+    sizes = [file.stat().st_size for file in Path(fit.__file__).parent.rglob("*.safetensors")]
+    assert max(sizes) <= MAX_BYTES
+    assert sum(sizes) <= ALL_BYTES
+
+
+@pytest.mark.slow
+def test_drawing_again_gives_what_is_kept(
+    tmp_path: Path, calibration: Calibration, reported: list[fit.Judged]
+) -> None:
+    """Through the evaluator itself, with pictures drawn here."""
+    rig = Rig(tmp_path)
+    kept = {one.case.name: one for one in reported}
+    for case in _some():
+        found = rig.evaluation(case, calibration.constants)
+        closed = {gate.name for gate in found.gates if not gate.passed}
+        assert closed == set(kept[case.name].closed(calibration.constants)), case.name
+        low = kept[case.name].low(calibration.constants)
+        assert found.overall_low == pytest.approx(low, abs=0.05), case.name
+
+
+def _some() -> list[Case]:
+    """A sound adapter and each sabotage of one style."""
+    chosen: dict[str, Case] = {}
+    for case in cases(reported=True):
+        if case.style.name == "mdi":
+            chosen.setdefault(case.kind, case)
+    return list(chosen.values())
