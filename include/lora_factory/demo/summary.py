@@ -79,6 +79,12 @@ def generate_one(summary: dict[str, Any], out: Path) -> None:
     summary["generated"] = {"prompt": prompt, "image": str(picture)}
 
 
+def _score(metric: dict[str, Any]) -> str:
+    if metric["score"] is not None:
+        return f"{metric['score']:.3f}"
+    return "" if metric["note"].startswith("abstains") else "no scale"
+
+
 def show(summary: dict[str, Any]) -> None:
     """Print the summary for a person."""
     say()
@@ -87,8 +93,7 @@ def show(summary: dict[str, Any]) -> None:
         say(f"verdict    {summary['verdict']}: overall {summary['overall']:.3f}, needs {threshold}")
         say(f"           (95% interval from {low:.3f}; not calibrated on people)")
         for name, metric in summary["scores"].items():
-            score = "abstains" if metric["score"] is None else f"{metric['score']:.3f}"
-            say(f"  {name:<11} {score:<9} {metric['note']}".rstrip())
+            say(f"  {name:<11} {_score(metric):<9} {metric['note']}".rstrip())
     for key in ("grid", "report", "lora", "loss_plot", "endpoint"):
         if summary.get(key):
             say(f"{key:<10} {summary[key]}")
