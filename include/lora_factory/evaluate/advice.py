@@ -11,8 +11,8 @@ pictures too alike         learning rate × 0.5, weight decay 0.1
 drift                      learning rate × 0.7, weight decay 0.1
 slow with the adapter      rank × 0.5
 images of another style    dropped
-captions of something      replaced or dropped, one by one
-else
+captions of something      replaced or dropped, one by one; steps × 1.5 where the style was not
+else                       learned enough either
 no effect                  learning rate × 2, rank × 2
 style not learned enough   still improving at the end: steps × 1.5, rank × 1.5; best before the
                            end: learning rate × 0.7, weight decay 0.1
@@ -22,7 +22,8 @@ subjects not shown         the worst captioned tenth dropped, poor captions comp
 In this order: what says "less" about the training, then faults of the data, and only where
 neither is found what says "more": a LoRA trained harder on spoiled data is a worse one (tried:
 captions of 8 of 24 signs shuffled; rate and rank × 1.5 took style fidelity from 0.44 to 0, two
-epochs more alone to 0.35). The first that speaks on a value decides it.
+epochs more alone to 0.35). More steps on what is left, at the same rate, are no harm. The first
+that speaks on a value decides it.
 """
 
 from __future__ import annotations
@@ -69,6 +70,18 @@ class Findings:
         """``0.41`` where the metric has a low score, else empty."""
         score = self.scores.get(metric)
         return "" if score is None or score >= LOW else f"{score:.2f}"
+
+    @property
+    def collapsed(self) -> bool:
+        """Variety is lower than the style's.
+
+        Pictures outside the style count as no variety; where the style isn't learned, a
+        diversity above the fidelity is just that.
+        """
+        diversity, fidelity = self.scores.get("diversity"), self.scores.get("fidelity")
+        if diversity is None or fidelity is None:
+            return diversity is not None
+        return fidelity >= LOW or diversity <= fidelity
 
     def named(self, reason: str) -> tuple[ItemAdvice, ...]:
         """The images that stand out for one reason."""
@@ -120,6 +133,8 @@ def advise(
     if not change.reasons:
         _too_weak(found, change)
         _captions(found, change)
+    elif change.items and "learning_rate_scale" not in change.values:
+        _train_on(found, change)
     if not change.reasons:
         change.say("close to the threshold: train longer", steps_scale=1.25)
     return _on_top_of(followed, change)
@@ -153,7 +168,7 @@ def _too_strong(found: Findings, change: Change) -> None:
             reason = "training images are copied: lower the learning rate, regularise more"
             change.say(reason, learning_rate_scale=0.7, weight_decay=0.3)
     weak = found.failed("effect")
-    if (value := found.low("diversity")) and not weak:
+    if (value := found.low("diversity")) and not weak and found.collapsed:
         reason = f"diversity {value}: images are too alike, lower the learning rate"
         change.say(reason, learning_rate_scale=0.5, weight_decay=0.1)
     if (value := found.low("drift")) and not weak:
@@ -196,6 +211,13 @@ def _too_weak(found: Findings, change: Change) -> None:
                 "lower the learning rate, regularise more"
             )
             change.say(reason, learning_rate_scale=0.7, weight_decay=0.1)
+
+
+def _train_on(found: Findings, change: Change) -> None:
+    """Fewer images make fewer steps: the same epochs would teach less than before."""
+    if (value := found.low("fidelity")) and found.best_share >= STILL_IMPROVING:
+        reason = f"fidelity {value}: the style is not learned enough, train longer on what is left"
+        change.say(reason, steps_scale=1.5)
 
 
 def _captions(found: Findings, change: Change) -> None:

@@ -68,6 +68,13 @@ def test_collapse_and_copies_ask_for_a_lower_rate(
     assert advice.rank_scale == 1.0
 
 
+def test_pictures_outside_the_style_are_no_collapse() -> None:
+    """They count as no variety, and lowering the rate would teach the style less still."""
+    advice = advise({**GOOD, "diversity": 0.7, "fidelity": 0.45}, {}, passed=False)
+    assert advice.learning_rate_scale == 1
+    assert advice.steps_scale == 1.5
+
+
 def test_collapse_outweighs_low_fidelity() -> None:
     advice = advise({**GOOD, "diversity": 0.2, "fidelity": 0.2}, {}, passed=False)
     assert advice.learning_rate_scale < 1
@@ -120,9 +127,10 @@ def test_spoiled_data_comes_first_whatever_the_scores_say() -> None:
     scores = {**GOOD, "fidelity": 0.3}
     advice = advise(scores, {}, passed=False, items=(wrong, strange))
     assert set(advice.items) == {wrong, strange}
-    assert (advice.rank_scale, advice.steps_scale) == (1, 1)
+    # More of the same on what is left; neither rate nor rank.
+    assert (advice.rank_scale, advice.learning_rate_scale, advice.steps_scale) == (1, 1, 1.5)
     assert (advice.drop_alignment_percentile, advice.recaption) == (0, False)
-    assert len(advice.reasons) == 2
+    assert len(advice.reasons) == 3
 
 
 def test_a_few_copied_images_are_dropped_and_many_slow_the_training_down() -> None:
