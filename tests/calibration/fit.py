@@ -126,7 +126,9 @@ def fit(judged: Sequence[Judged]) -> Constants:
         counted=COUNTED,
     )
     drift = constants.model_copy(update={"counted": (*COUNTED, "drift")})
-    return max((constants, drift), key=lambda one: auc_of(judged, one))
+    best = max((constants, drift), key=lambda one: auc_of(judged, one))
+    # A scale that no score is judged by stays the anchors': stretched, it would always say 1.
+    return best if best is drift else best.model_copy(update={"drift": Scale()})
 
 
 def auc(good: Iterable[float], bad: Iterable[float]) -> float:
