@@ -9,12 +9,15 @@ from typing import TypeVar
 
 log = logging.getLogger("lora_factory.progress")
 T = TypeVar("T")
+SHORTEST = 0.05
+"""Seconds under which a rate says nothing."""
 
 
 class Progress:
     """Logs ``label done/total unit, rate/s, N s left`` at most every ``every`` seconds.
 
-    The first and the last line always appear. Not thread-safe: one owner.
+    Rate and time left are told once something was done in a time that can be measured. The
+    first and the last line always appear. Not thread-safe: one owner.
     """
 
     def __init__(self, label: str, total: int, unit: str, every: float = 2.0) -> None:
@@ -33,9 +36,11 @@ class Progress:
 
     def line(self, now: float, note: str = "") -> str:
         """The line as it would be logged at monotonic time ``now``."""
-        rate = self.done / max(now - self._start, 1e-9)
-        left = max(self.total - self.done, 0) / rate if rate > 0 else float("inf")
-        text = f"{self.label} {self.done}/{self.total} {self.unit}, {rate:.1f}/s, {left:.0f} s left"
+        text = f"{self.label} {self.done}/{self.total} {self.unit}"
+        elapsed = now - self._start
+        if self.done and elapsed >= SHORTEST:
+            left = max(self.total - self.done, 0) * elapsed / self.done
+            text = f"{text}, {self.done / elapsed:.1f}/s, {left:.0f} s left"
         return f"{text}, {note}" if note else text
 
 

@@ -122,7 +122,8 @@ class Painter:
         missing = [row for row, image in enumerate(found) if image is None]
         batch = min(BATCH, self.base.entry.batch_size)
         progress = Progress("evaluate", len(prompts), what)
-        progress.advance(len(prompts) - len(missing))
+        if kept := len(prompts) - len(missing):
+            progress.advance(kept)
         for start in range(0, len(missing), batch):
             self.ctx.check_stop()
             rows = missing[start : start + batch]
