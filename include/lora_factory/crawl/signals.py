@@ -80,7 +80,7 @@ def robots_signals(text: str, token: str, url: str) -> RobotsSignals:
             in_rules = False
             agents.add(value.lower())
             continue
-        if name == "license":  # of the site, whichever group it stands in (RSL 1.0, 4.1)
+        if name == "license":  # of the site, whichever group it stands in
             licences.append(urljoin(url, value))
             continue
         in_rules = True

@@ -247,10 +247,15 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
                     self.pages.add(PageTask(url, listing=listing), score)
                 else:
                     verdicts.append(dropped("page", url, "host_not_allowed", "from a listing"))
-        for image in found.images:
-            words = " ".join((image.title, image.ref.caption, image.ref.nearby))
-            scores = await self.job.topics.scores(image.title, words)
-            scores = {topic: min(1.0, max(0.0, score)) for topic, score in scores.items()}
+        # All at once, so that the classifier gets them in batches.
+        scored = await asyncio.gather(
+            *(
+                self.job.topics.scores(image.title, f"{image.ref.caption} {image.ref.nearby}")
+                for image in found.images
+            )
+        )
+        for image, raw in zip(found.images, scored, strict=True):
+            scores = {topic: min(1.0, max(0.0, score)) for topic, score in raw.items()}
             self.job.ledger.topics.append(scores)
             shown = ShownImage(image.page_url, image.title, scores)
             verdicts += self._queue_images([image.ref], shown, opted_out=False)

@@ -1,7 +1,7 @@
 """Decode hostile bytes in a process of their own, with limits on memory and time.
 
 A decoder with a hole in it is then not in the process that holds connections and credentials:
-the child gets an empty environment, may open no more than it has, and answers with one line of
+the child gets none of the deployment's environment, can write no file, and answers with one line of
 JSON that is parsed and checked (no pickle). A child that dies, hangs or runs out of memory
 costs one picture, and the next one gets a new child.
 
@@ -144,7 +144,7 @@ def serve(incoming: IO[bytes], outgoing: IO[bytes]) -> None:
 
 
 def limit(memory: int) -> None:
-    """Bound what this process may still take: memory, files, no new processes of its own."""
+    """Bound the memory this process may still take, and let it write no file."""
     import resource
 
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from lora_factory.crawl.extract import ImageRef
@@ -29,8 +29,6 @@ class Listing:
     pages: Sequence[str] = ()
     images: Sequence[FoundImage] = ()
     more: Sequence[str] = ()
-    refused: Sequence[tuple[str, str]] = field(default=())
-    """(URL, reason code) of images that the listing itself rules out."""
 
 
 class Source(Protocol):

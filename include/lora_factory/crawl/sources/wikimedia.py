@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 from lora_factory.crawl.extract import MAX_NEARBY, ImageRef, squeeze
 from lora_factory.crawl.licences import UNKNOWN, Licence, licence_id
@@ -90,8 +90,6 @@ class WikimediaSource:
 
 
 def _topic_of(url: str) -> str:
-    from urllib.parse import parse_qs
-
     search = parse_qs(urlsplit(url).query).get("gsrsearch", [""])[0]
     return search.removesuffix(" filetype:bitmap")
 
