@@ -36,7 +36,7 @@ from lora_factory.contracts.evaluation import Calibration, Constants, MetricName
 from lora_factory.evaluate import gates, metrics
 from lora_factory.evaluate.calibration import FOLDER
 from lora_factory.evaluate.evaluator import abstains
-from lora_factory.evaluate.statistics import geometric_means, interval, resample
+from lora_factory.evaluate.statistics import geometric_means, interval, resample, with_estimate
 
 KEPT = Path(__file__).parent / "data" / "seen"
 """What the scorer saw of the reported styles, for a test without drawing."""
@@ -59,8 +59,8 @@ class Judged:
     def raw(self) -> dict[str, np.ndarray]:
         """Metric → 1 + B raw values."""
         rng = np.random.default_rng(SPEC.seed)
-        weights = _with_all(resample(len(self.seen.pairs.anchor), 1, rng))
-        others = _with_all(resample(len(self.seen.drift.base), 1, rng))
+        weights = with_estimate(resample(len(self.seen.pairs.anchor), 1, rng))
+        others = with_estimate(resample(len(self.seen.drift.base), 1, rng))
         pairs = self.seen.pairs
         return {
             "fidelity": metrics.raw_fidelity(pairs, weights),
@@ -97,10 +97,6 @@ class Judged:
     def score(self, constants: Constants) -> float:
         """What ranks cases: ``overall_low``, 0 with a gate closed."""
         return 0.0 if self.closed(constants) else self.low(constants)
-
-
-def _with_all(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.ones((1, counts.shape[1])), counts])
 
 
 def fit(judged: Sequence[Judged]) -> Constants:

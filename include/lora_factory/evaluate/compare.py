@@ -23,13 +23,12 @@ from lora_factory.errors import ArtifactError, ModelError, SpecError
 from lora_factory.evaluate import gates, metrics
 from lora_factory.evaluate.calibration import constants_of, find_calibration
 from lora_factory.evaluate.data import load_style
-from lora_factory.evaluate.evaluator import abstains
+from lora_factory.evaluate.evaluator import abstains, pair_up
 from lora_factory.evaluate.grid import MAX_PROMPTS, GridRow, draw_grid
 from lora_factory.evaluate.html import GATES, METRICS, SHOWN, render
 from lora_factory.evaluate.pairs import Adapter, Painter
 from lora_factory.evaluate.prompts import split_prompts, with_trigger
-from lora_factory.evaluate.statistics import geometric_means, interval, resample
-from lora_factory.guard.copying import perceptual_hashes
+from lora_factory.evaluate.statistics import geometric_means, interval, resample, with_estimate
 from lora_factory.guard.output import output_guard
 from lora_factory.models.loaders import image_text_scorer, limit_threads
 from lora_factory.models.profiles import load_profile
@@ -286,14 +285,7 @@ def _draw(studio: Studio, base: Sequence[Image], adapter: Adapter, trigger: str)
     prompts, drift = studio.prompts, studio.quiet
     own = with_trigger(prompts, data.info.trigger, trigger)
     images = paint(own, adapter, what=adapter.name)
-    lora = embed(images)
-    nearest = data.copies.nearest(lora, perceptual_hashes(images))
-    sound = np.array([
-        not near.copied and not gates.is_blank(image)
-        for near, image in zip(nearest, images, strict=True)
-    ])
-    anchor = np.array([prompt.anchor for prompt in prompts], dtype=np.int64)
-    pairs = metrics.Pairs(embed(base), lora, anchor, data.real, data.text, sound)
+    pairs, nearest = pair_up(data, studio.scorer, prompts, embed(base), images)
     quiet = metrics.Drift(
         base=embed(paint(drift, what="base, drift")),
         other=embed(paint([one.other_seed() for one in drift], what="base, drift, other seeds")),
@@ -325,8 +317,8 @@ def _differences(studio: Studio, a: Drawn, b: Drawn) -> tuple[Difference, ...]:
     """Every metric of ``NAMES``: both scores, and the paired bootstrap of their difference."""
     spec, constants = studio.painter.spec, studio.constants
     dice = np.random.default_rng(spec.seed)
-    weights = _with_estimate(resample(len(a.pairs.anchor) // spec.seeds, spec.seeds, dice))
-    quiet = _with_estimate(resample(len(a.drift.base), 1, dice))
+    weights = with_estimate(resample(len(a.pairs.anchor) // spec.seeds, spec.seeds, dice))
+    quiet = with_estimate(resample(len(a.drift.base), 1, dice))
     sides: list[dict[str, Floats]] = []
     for side in (a, b):
         scores = dict(metrics.quality_scores(side.pairs, constants, weights))
@@ -376,11 +368,6 @@ def _unread(n: int) -> Difference:
         "better": "unclear",
         "note": note,
     })
-
-
-def _with_estimate(counts: Floats) -> Floats:
-    """Put every row once before the replicates."""
-    return np.concatenate([np.ones((1, counts.shape[1])), counts])
 
 
 def _rows(studio: Studio, a: Drawn, b: Drawn, base: Sequence[Image]) -> list[GridRow]:

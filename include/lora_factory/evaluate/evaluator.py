@@ -13,7 +13,7 @@ from lora_factory.evaluate import gates, metrics, sets
 from lora_factory.evaluate.measured import Measured
 from lora_factory.evaluate.pairs import base_megabytes, time_one_picture
 from lora_factory.evaluate.prompts import split_prompts, with_trigger
-from lora_factory.evaluate.statistics import geometric_means, interval, resample
+from lora_factory.evaluate.statistics import geometric_means, interval, resample, with_estimate
 from lora_factory.guard.copying import perceptual_hashes
 
 if TYPE_CHECKING:
@@ -344,20 +344,11 @@ class LoRAEvaluator:
     def _pair(
         self, prompts: Sequence[EvalPrompt], base: Vectors, images: Sequence[Image]
     ) -> tuple[metrics.Pairs, list[Nearest]]:
-        lora = self.scorer.embed_images(images)
-        nearest = self.data.copies.nearest(lora, perceptual_hashes(images))
-        sound = [
-            not near.copied and not gates.is_blank(image)
-            for near, image in zip(nearest, images, strict=True)
-        ]
-        anchor = np.array([prompt.anchor for prompt in prompts], dtype=np.int64)
-        data = self.data
-        return metrics.Pairs(base, lora, anchor, data.real, data.text, np.array(sound)), nearest
+        return pair_up(self.data, self.scorer, prompts, base, images)
 
     def _resampled(self, prompts: int, seeds: int) -> Floats:
         """(1 + B)×rows weights: every row once, then the bootstrap's."""
-        counts = resample(prompts, seeds, self._rng)
-        return np.concatenate([np.ones((1, counts.shape[1])), counts])
+        return with_estimate(resample(prompts, seeds, self._rng))
 
     def _quality(self) -> list[str]:
         return [name for name in QUALITY if name in self.constants.counted]
@@ -394,6 +385,24 @@ class LoRAEvaluator:
             gates.shows_subjects(ratio, self.sight, self.constants.least_alignment, own),
             gates.style_measurable(self.pairs, self.data.note),
         )
+
+
+def pair_up(
+    data: StyleData,
+    scorer: ImageTextScorer,
+    prompts: Sequence[EvalPrompt],
+    base: Vectors,
+    images: Sequence[Image],
+) -> tuple[metrics.Pairs, list[Nearest]]:
+    """What the scorer sees of n pictures beside the base's (n×d), and the originals nearest."""
+    lora = scorer.embed_images(images)
+    nearest = data.copies.nearest(lora, perceptual_hashes(images))
+    sound = [
+        not near.copied and not gates.is_blank(image)
+        for near, image in zip(nearest, images, strict=True)
+    ]
+    anchor = np.array([prompt.anchor for prompt in prompts], dtype=np.int64)
+    return metrics.Pairs(base, lora, anchor, data.real, data.text, np.array(sound)), nearest
 
 
 def abstains(pairs: metrics.Pairs, sight: metrics.Readable) -> bool:

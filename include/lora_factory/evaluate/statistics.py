@@ -49,6 +49,11 @@ def resample(
     return found
 
 
+def with_estimate(counts: Floats) -> Floats:
+    """B×rows counts of replicates → (1 + B)×rows: every row once, then the replicates."""
+    return np.concatenate([np.ones((1, counts.shape[1])), counts])
+
+
 def interval(samples: Floats, level: float = 0.95) -> tuple[float, float]:
     """Percentile interval of one statistic's replicates."""
     tail = 100 * (1 - level) / 2
