@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_factory.commands import NAMES
-from lora_factory.contracts.run import STAGES
+from lora_factory.contracts.run import RUNNABLE
 from lora_factory.contracts.settings import Settings
 from lora_factory.errors import FactoryError, SpecError
 
@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        return _stage(args) if args.command in STAGES else _command(args)
+        return _stage(args) if args.command in RUNNABLE else _command(args)
     except FactoryError as err:
         log.error("%s: %s", type(err).__name__, err)  # noqa: TRY400 - one line, no traceback
-        if args.command in STAGES:
+        if args.command in RUNNABLE:
             error = {
                 "type": type(err).__name__,
                 "message": str(err),
@@ -86,7 +86,7 @@ def _read_spec(path: Path) -> dict[str, object]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lora_factory", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for stage in STAGES:
+    for stage in RUNNABLE:
         command = commands.add_parser(stage, help=f"run the {stage} stage")
         command.add_argument("--spec", type=Path, required=True, help="JSON file: the stage's Spec")
         command.add_argument("--report", type=Path, required=True, help="JSON file to write")

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from lora_factory import __version__
 from lora_factory.contracts.base import StageSpec, sha256_json
 from lora_factory.contracts.manifest import InputEntry, Manifest, StageResult
-from lora_factory.contracts.run import STAGES
+from lora_factory.contracts.run import RUNNABLE
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.stage import LocalArtifact, StageContext, StageModule
 from lora_factory.errors import SpecError
@@ -32,15 +32,16 @@ log = logging.getLogger(__name__)
 
 
 def load_stage(name: str) -> StageModule:
-    """The module of a stage.
+    """The module of a stage, or of a part of one (``<stage>.<module>``).
 
     Raises:
         SpecError: there is no such stage.
     """
-    if name not in STAGES:
-        msg = f"unknown stage {name!r}; choose one of: {', '.join(STAGES)}"
+    if name not in RUNNABLE:
+        msg = f"unknown stage {name!r}; choose one of: {', '.join(RUNNABLE)}"
         raise SpecError(msg)
-    return cast("StageModule", importlib.import_module(f"lora_factory.{name}.stage"))
+    room, _, module = name.partition(".")
+    return cast("StageModule", importlib.import_module(f"lora_factory.{room}.{module or 'stage'}"))
 
 
 def parse_spec(stage: StageModule, data: dict[str, Any]) -> StageSpec:

@@ -13,6 +13,9 @@ from lora_factory.contracts.specs import SEEDED, Name, Source, Topic
 
 STAGES = ("crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy")
 StageName = Literal["crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy"]
+PHASES: tuple[str, ...] = ()
+"""Parts of stages that run as tasks of their own: ``crawl.work`` is ``lora_factory.crawl.work``."""
+RUNNABLE = (*STAGES, *PHASES)
 MAX_ATTEMPTS = 3
 MORE_EPOCHS = 2  # article, section 5.1: run(epochs=epochs+2)
 
