@@ -4,6 +4,8 @@ PYTHON     ?= python3
 #   make setup TORCH_ARGS="--index-url <PyTorch's index for your CUDA>"
 TORCH      ?= torch==2.13.0
 TORCH_ARGS ?=
+# Processes of `make test`, each with services of its own.
+WORKERS    ?= 2
 VENV       := .venv
 BIN        := $(VENV)/bin
 READY      := $(VENV)/.ready
@@ -32,8 +34,11 @@ demo: setup  ## topic → deployed LoRA through a real Airflow (KEEP=1 leaves it
 demo-stop: setup  ## stop what a `make demo KEEP=1` left up
 	$(BIN)/python -m lora_factory.demo --stop
 
+# A file's tests stay together, in the order collected: the end-to-end tests begin early.
+PYTEST     := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: setup  ## all tests that need no GPU and no long time (≤ 15 min on 2 cores)
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-all: setup  ## the slow, chaos and bench ones too
 	$(BIN)/pytest -m ""
