@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue, StringConstraints
 
 from lora_factory.contracts.base import StageSpec
+from lora_factory.contracts.expansion import ExpansionSpec
 from lora_factory.contracts.records import Domain
 
 Topic = Annotated[
@@ -32,6 +33,9 @@ class CrawlSpec(StageSpec):
     seeds: tuple[str, ...] = Field((), description="Pages (web, urls) or sitemaps to start from")
     folder: str = Field("", description="Name of a folder the deployment offers (source=folder)")
     as_of: date
+    expansion: ExpansionSpec = Field(
+        ExpansionSpec(), description="Further terms for the topics, from knowledge graphs"
+    )
     max_pages: int = Field(1000, ge=1, le=1_000_000)
     max_images: int = Field(2000, ge=1, le=1_000_000)
     languages: tuple[str, ...] = Field(("en",), description="ISO 639-1 codes of pages to keep")

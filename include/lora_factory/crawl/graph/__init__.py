@@ -1,0 +1,1 @@
+"""Topics → weighted terms over knowledge graphs (article, 1.1 ``generate_seed_urls``)."""
