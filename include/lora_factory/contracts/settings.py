@@ -37,6 +37,9 @@ class Settings(Contract):
     crawl_delay: float = Field(
         1.0, ge=0, le=3600, description="Least seconds between requests to a host not listed"
     )
+    crawl_redis: SecretStr = Field(
+        SecretStr(""), description="redis:// URL of the frontier that several workers share"
+    )
     openverse_url: str = Field("https://api.openverse.org/v1/images/", description="Its search")
     openverse_token: SecretStr = Field(SecretStr(""), description="Access token; empty: anonymous")
     wikimedia_url: str = Field(

@@ -1,61 +1,105 @@
-"""What is waiting to be fetched, best first, within an exact budget."""
+"""What is waiting to be fetched: one protocol, for one worker on disk and for many on Redis.
+
+The rules, kept by :class:`~lora_factory.crawl.frontier_sqlite.SqliteFrontier` and
+:class:`~lora_factory.crawl.frontier_redis.RedisFrontier` alike (same contract tests):
+
+- A URL is queued once in a crawl, by its canonical spelling.
+- A task is leased to one worker. Settled by :meth:`Frontier.ack` it is gone; given back by
+  :meth:`Frontier.nack`, or when its lease has run out, it is handed out again, later and with a
+  lower score. After ``max_tries`` it is a dead letter.
+- Budgets are exact: ``done + in flight <= limit`` for pages and for images, over all workers.
+  A task that doesn't count makes room for another.
+- No page is handed out while enough images are known to fill their budget.
+- A host is asked at most ``concurrency`` times at once and at most once in ``delay`` seconds,
+  over all workers. It is busy from the lease until the worker says that the request is over
+  (``freed`` of the next :meth:`Frontier.lease`), which is before its outcome is stored.
+- Among hosts that may be asked now, the task of the highest score goes first; of equals, the
+  first that came.
+
+Everything a worker learns goes into the work area *before* the lease is settled, so a worker that
+dies loses nothing that was settled, and what it held comes back.
+"""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
-from itertools import count
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-T = TypeVar("T")
+from lora_factory.contracts.crawl import FrontierStatus, QueueStatus, WorkerStats
+from lora_factory.crawl.tasks import Kind, Lease, Leftover, Scored, Settled
 
 
-class Frontier(Generic[T]):
-    """A priority queue that hands out no more than ``limit`` items that count.
+@dataclass(frozen=True)
+class Limits:
+    """What a frontier keeps to. Times in seconds.
 
-    An item handed out may turn out not to count (closed by robots.txt, a picture that is
-    dropped); then another takes its place. ``done + in_flight`` never exceeds ``limit``.
-
-    Args:
-        limit: how many items may count in all.
-        window: how many may be out at once; small, so that late but better ones come first.
+    A host that :meth:`Frontier.set_host` hasn't named is asked one request at a time,
+    ``default_delay`` apart: nobody has read its robots.txt yet.
     """
 
-    def __init__(self, limit: int, window: int = 16) -> None:
-        self._limit, self._window = limit, window
-        self._heap: list[tuple[float, int, T]] = []
-        self._order = count()
-        self.in_flight = 0
-        self.done = 0
+    max_pages: int
+    max_images: int
+    default_delay: float = 1.0
+    lease: float = 30.0
+    """A lease runs out this long after its worker's last heartbeat …"""
+    longest: float = 600.0
+    """… and this long after it was handed out, heartbeats or not."""
+    max_tries: int = 8
+    retry_delay: float = 2.0
+    """Wait before the second try; doubled for each further one."""
 
-    def __len__(self) -> int:
-        return len(self._heap)
 
-    @property
-    def full(self) -> bool:
-        """True once the budget is used up."""
-        return self.done >= self._limit
+class Frontier(Protocol):
+    """Tasks of one crawl. Every method may raise ServiceUnavailable when its service is away."""
 
-    def add(self, item: T, score: float = 0.0) -> None:
-        """Queue an item; among equal scores the first comes first."""
-        heapq.heappush(self._heap, (-score, next(self._order), item))
+    async def add(self, tasks: Sequence[Scored]) -> int:
+        """Queue tasks whose URL was never queued before; returns how many those were."""
 
-    def take(self) -> Iterator[T]:
-        """Hand out what may be fetched now."""
-        while (
-            self._heap
-            and self.in_flight < self._window
-            and self.in_flight + self.done < self._limit
-        ):
-            self.in_flight += 1
-            yield heapq.heappop(self._heap)[2]
+    async def claim(self, key: str, owner: str) -> str:
+        """Give ``key`` to the first ``owner`` who asks; returns whose it is.
 
-    def settle(self, *, counts: bool) -> None:
-        """An item handed out has been dealt with."""
-        self.in_flight -= 1
-        self.done += counts
+        Keys are sha256 of images (bytes once) and :func:`seen_key` of a redirect's target. One
+        that was queued as a task of its own belongs to nobody who asks: the empty string.
+        """
 
-    def drain(self) -> Iterator[T]:
-        """Remove and yield whatever is left, best first."""
-        while self._heap:
-            yield heapq.heappop(self._heap)[2]
+    async def lease(
+        self, worker: str, kind: Kind, limit: int, freed: Sequence[str] = ()
+    ) -> list[Lease]:
+        """Hand out up to ``limit`` tasks that may be fetched at once; empty if there are none.
+
+        ``freed``: tokens whose requests are over; their hosts may be asked again.
+        """
+
+    async def set_host(self, host: str, *, delay: float, concurrency: int) -> None:
+        """Politeness owed to ``host[:port]``: seconds between requests, requests at a time."""
+
+    async def ack(self, settled: Sequence[Settled], found: Sequence[Scored] = ()) -> int:
+        """Queue what was found, then settle leases; returns how many were still held."""
+
+    async def nack(self, tokens: Sequence[str], reason: str) -> None:
+        """Give tasks back, to be tried again later."""
+
+    async def reclaim(self) -> int:
+        """Take back leases that have run out; returns how many. :meth:`lease` does it too."""
+
+    async def heartbeat(self, worker: str, stats: WorkerStats) -> None:
+        """This worker lives: its leases are prolonged."""
+
+    async def counts(self) -> dict[Kind, QueueStatus]:
+        """Queue depths and budgets; cheap."""
+
+    async def status(self) -> FrontierStatus:
+        """The whole picture, for people."""
+
+    async def finished(self) -> bool:
+        """Nothing is in flight, and nothing queued will ever be handed out."""
+
+    def drain(self) -> AsyncIterator[Leftover]:
+        """Remove and yield what nobody fetched; only once the crawl is over."""
+
+    async def drop(self) -> None:
+        """Forget the crawl."""
+
+    async def close(self) -> None:
+        """Let go of files and connections."""

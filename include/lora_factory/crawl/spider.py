@@ -19,7 +19,7 @@ from lora_factory.contracts.records import AuditRecord, RawRecord
 from lora_factory.contracts.specs import CrawlSpec
 from lora_factory.crawl import optout, quality, signals
 from lora_factory.crawl.extract import ImageRef, Page, Unparsable, parse_page
-from lora_factory.crawl.frontier import Frontier
+from lora_factory.crawl.heap import Frontier
 from lora_factory.crawl.hosts import HostRules
 from lora_factory.crawl.images import MAX_BYTES, Dropped, ImageStore
 from lora_factory.crawl.ledger import Ledger, dropped, kept

@@ -1,4 +1,18 @@
-"""Sources on the network: runs the spider in this process, whose reactor it uses up."""
+"""Sources on the network: runs the spider in this process, whose reactor it uses up.
+
+What the stage and its parts call (the frontier and the work area are described in
+``frontier.py`` and ``ledger.py``)::
+
+    crawl_web(spec, ctx, expansion) -> CrawlReport
+        One worker does everything, on a frontier and a work area in ``ctx.scratch``.
+    work(spec, expansion, frontier, area, worker, ctx) -> WorkerStats
+        One of several workers: queues the seeds, works until the frontier is finished.
+        ``frontier = open_redis(settings, crawl_id, spec)`` and
+        ``area = open_area(settings, crawl_id)``; ``worker`` is unique to the process.
+    collect(spec, frontier, area, ctx) -> CrawlReport
+        Once all workers are done: what nobody fetched, and what everybody brought, becomes
+        ``ctx.out``. The caller then drops both: ``forget(frontier, area)``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +22,7 @@ from contextlib import closing
 from typing import Any
 
 from lora_factory.contracts.settings import Settings
-from lora_factory.contracts.specs import CrawlSpec
+from lora_factory.contracts.specs import CrawlRequest, CrawlSpec
 from lora_factory.contracts.stage import StageContext
 from lora_factory.crawl.hosts import HostRules
 from lora_factory.crawl.images import MAX_BYTES, ImageStore
@@ -41,15 +55,7 @@ def crawl_web(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
         DataError: no seed answered, or no image was kept.
         Interrupted: asked to stop; what was fetched is kept in scratch.
     """
-    rules = HostRules(ctx.settings.crawl_hosts, public=ctx.settings.crawl_public)
-    source = open_source(spec, ctx.settings)
-    begin = (*source.pages(), *source.listings())
-    if not begin:
-        msg = f"source={spec.source} needs at least one URL in seeds"
-        raise SpecError(msg)
-    if not any(rules.allows(canonical_url(url) or "") for url in begin):
-        cause = "host_not_allowed, neither public nor in LORA_FACTORY_CRAWL_HOSTS"
-        raise _unreachable(dict.fromkeys(begin, cause))
+    source, rules = check_source(spec, ctx.settings)
     limit_threads(ctx.settings)
     classifier = topic_classifier(load_profile(spec.profile, ctx.settings))
     ctx.check_stop()
@@ -77,7 +83,26 @@ def crawl_web(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
     return ledger.report(spec.source)
 
 
-def open_source(spec: CrawlSpec, settings: Settings) -> Source:
+def check_source(spec: CrawlRequest, settings: Settings) -> tuple[Source, HostRules]:
+    """The source a spec names, and where the crawler may go.
+
+    Raises:
+        SpecError: there is no seed, or the source makes no requests.
+        DataError: the deployment allows none of the hosts it begins with.
+    """
+    rules = HostRules(settings.crawl_hosts, public=settings.crawl_public)
+    source = open_source(spec, settings)
+    begin = (*source.pages(), *source.listings())
+    if not begin:
+        msg = f"source={spec.source} needs at least one URL in seeds"
+        raise SpecError(msg)
+    if not any(rules.allows(canonical_url(url) or "") for url in begin):
+        cause = "host_not_allowed, neither public nor in LORA_FACTORY_CRAWL_HOSTS"
+        raise _unreachable(dict.fromkeys(begin, cause))
+    return source, rules
+
+
+def open_source(spec: CrawlRequest, settings: Settings) -> Source:
     """The source a spec names.
 
     Raises:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_factory.crawl.frontier import Frontier
+from lora_factory.crawl.heap import Frontier
 
 
 def test_best_first_and_first_come_among_equals() -> None:

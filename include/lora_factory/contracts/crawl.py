@@ -1,0 +1,61 @@
+"""What a crawl's frontier tells about itself, for the status command and page."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lora_factory.contracts.base import Contract
+
+
+class QueueStatus(Contract):
+    """Pages or images of a crawl. ``done + in_flight`` never exceeds ``limit``."""
+
+    queued: int = Field(0, ge=0, description="Waiting, or to be tried again")
+    in_flight: int = Field(0, ge=0, description="Leased to a worker")
+    done: int = Field(0, ge=0, description="Settled, and counted by the budget")
+    limit: int = Field(0, ge=0, description="max_pages or max_images")
+
+
+class HostStatus(Contract):
+    """One host that has something queued or in flight."""
+
+    host: str
+    queued: int = Field(0, ge=0)
+    in_flight: int = Field(0, ge=0, description="Requests under way")
+    delay: float = Field(0, ge=0, description="Seconds between two requests")
+    concurrency: int = Field(1, ge=1, description="Requests at a time")
+    wait: float = Field(0, ge=0, description="Seconds until it may be asked again")
+
+
+class WorkerStats(Contract):
+    """What a worker says of itself with each heartbeat."""
+
+    pages: int = Field(0, ge=0, description="Pages settled")
+    images: int = Field(0, ge=0, description="Images settled")
+    errors: int = Field(0, ge=0, description="Requests that failed")
+    rate: float = Field(0, ge=0, description="Pages a second over the last minute")
+
+
+class WorkerStatus(WorkerStats):
+    """One worker as the frontier sees it."""
+
+    worker: str
+    leases: int = Field(0, ge=0, description="Tasks it holds")
+    last_seen: float = Field(0, ge=0, description="Seconds since its last heartbeat")
+    stalled: bool = Field(default=False, description="Not heard of for longer than a lease lasts")
+
+
+class FrontierStatus(Contract):
+    """A crawl at one moment."""
+
+    pages: QueueStatus = QueueStatus()
+    images: QueueStatus = QueueStatus()
+    hosts: tuple[HostStatus, ...] = Field((), description="The deepest queues first, at most 100")
+    hosts_total: int = Field(0, ge=0, description="Hosts with something queued or in flight")
+    workers: tuple[WorkerStatus, ...] = ()
+    reasons: dict[str, int] = Field(
+        default_factory=dict, description="Reason code → pages and images settled with it"
+    )
+    dead: int = Field(0, ge=0, description="Given up after too many tries")
+    rate: float = Field(0, ge=0, description="Pages a second of the workers that are alive")
+    finished: bool = False
