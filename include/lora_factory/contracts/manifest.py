@@ -9,7 +9,17 @@ from pydantic import Field
 
 from lora_factory.contracts.base import Contract, Counts
 
-Kind = Literal["raw", "clean", "dataset", "plan", "lora", "evaluation", "release"]
+Kind = Literal[
+    "crawlplan",
+    "crawlpart",
+    "raw",
+    "clean",
+    "dataset",
+    "plan",
+    "lora",
+    "evaluation",
+    "release",
+]
 SCHEMA_VERSION = 1
 
 

@@ -23,10 +23,11 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Source = Literal["web", "urls", "sitemap", "openverse", "wikimedia", "folder"]
 SEEDED: tuple[Source, ...] = ("web", "urls", "sitemap")
 """Sources that begin with the seeds."""
+MAX_CRAWL_WORKERS = 16
 
 
-class CrawlSpec(StageSpec):
-    """topics → raw. ``as_of`` makes tomorrow's crawl a new artifact and a retry's the same."""
+class CrawlRequest(StageSpec):
+    """What to crawl. ``as_of`` makes tomorrow's crawl a new artifact and a retry's the same."""
 
     topics: tuple[Topic, ...] = Field(min_length=1, max_length=20)
     source: Source = "web"
@@ -43,12 +44,45 @@ class CrawlSpec(StageSpec):
         5.0, ge=0, description="Shannon entropy of a page's words, bits (article: > 5.0)"
     )
     max_ad_ratio: float = Field(0.1, ge=0, le=1, description="Ad elements per word")
+    min_words: int = Field(20, ge=0, description="Words a page's main text needs")
+    word_length: tuple[float, float] = Field(
+        (3.0, 10.0), description="Mean characters a word, lowest and highest (Gopher)"
+    )
+    max_repeated_lines: float = Field(
+        0.3, ge=0, le=1, description="Share of lines seen before on the page (Gopher)"
+    )
+    max_repeated_ngrams: float = Field(
+        0.15, ge=0, le=1, description="Share of characters in repeated 5-word runs (Gopher)"
+    )
     min_relevance: float = Field(0.2, ge=-1, le=1, description="Topic score a page needs")
     licences: tuple[str, ...] = Field(
         ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "PDDL-1.0", "MIT", "Apache-2.0", "own"),
         description="Licences images may have",
     )
     allow_unknown_licence: bool = False
+
+
+class PlanSpec(CrawlRequest):
+    """topics → crawlplan (task ``crawl_plan``)."""
+
+    workers: int = Field(1, ge=1, le=MAX_CRAWL_WORKERS, description="Processes that share it")
+
+
+class WorkSpec(CrawlRequest):
+    """crawlplan → crawlpart: one worker's share (tasks ``crawl_work``)."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("plan",)
+
+    plan: str
+    worker: int = Field(ge=1, le=MAX_CRAWL_WORKERS, description="Number of this worker, from 1")
+
+
+class CrawlSpec(CrawlRequest):
+    """topics → raw. With the plan of several workers only what they brought is put together."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("plan",)
+
+    plan: str | None = Field(None, description="crawlplan of this crawl; None: made on the way")
 
 
 class SanitizeSpec(StageSpec):
