@@ -1,10 +1,22 @@
-"""What a crawl's frontier tells about itself, for the status command and page."""
+"""A crawl that workers share: its plan, and what its frontier tells for status command and page.
+
+A crawl's id is the key of its ``crawlplan`` artifact: unique for what is crawled and when.
+"""
 
 from __future__ import annotations
 
 from pydantic import Field
 
 from lora_factory.contracts.base import Contract
+from lora_factory.contracts.expansion import Expansion
+from lora_factory.contracts.specs import MAX_CRAWL_WORKERS
+
+
+class CrawlPlan(Contract):
+    """``plan.json`` of a crawlplan: what every worker of the crawl goes by."""
+
+    workers: int = Field(ge=1, le=MAX_CRAWL_WORKERS, description="1: the stage crawls by itself")
+    expansion: Expansion = Field(description="Terms that are looked for")
 
 
 class QueueStatus(Contract):
