@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+    from lora_factory.diffusion.bank import Worn
     from lora_factory.diffusion.lora_file import LoraFile
     from lora_factory.models.profiles import BaseEntry
 
@@ -66,15 +67,19 @@ class DiffusionBase(Protocol):
         batch_size: int = 16,
         on_step: OnStep | None = None,
         text_projection: TextProjection | None = None,
+        adapters: Sequence[Worn | None] | None = None,
     ) -> list[Image]:
         """Make one image a request, in order, with the active adapter.
 
         The starting noise depends on a request's seed alone (a CPU generator each), not on
         the batch it is in nor on the device. ``text_projection`` changes what the text encoders
-        say of the prompts (not of the negative ones).
+        say of the prompts (not of the negative ones). ``adapters``, one a request, each loaded
+        from a file: other adapters in one batch; None among them: the base alone. Which one is
+        active is then undecided: call :meth:`use_adapter` before going on without them.
 
         Raises:
             Interrupted: ``on_step`` returned False.
+            ModelError: one of ``adapters`` isn't loaded.
         """
 
     def add_adapter(
@@ -116,6 +121,9 @@ class DiffusionBase(Protocol):
             ModelError: as :meth:`read_adapter`, or the name is taken.
         """
 
+    def adapter_size(self, name: str) -> int:
+        """Bytes of memory that a loaded adapter takes."""
+
     def use_adapter(self, name: str | None, strength: float = 1.0) -> None:
         """Make one adapter active at a strength; None: the base alone.
 
@@ -124,17 +132,14 @@ class DiffusionBase(Protocol):
         """
 
     def fuse_adapter(self, name: str, strength: float = 1.0) -> None:
-        """Add an adapter to the weights themselves: it then costs no time in each step.
+        """Add a loaded adapter to the weights themselves: it then costs no time in each step.
 
         Raises:
-            ModelError: no such adapter.
+            ModelError: no such adapter, or another one is fused.
         """
 
     def unfuse_adapter(self) -> None:
-        """Take a fused adapter out of the weights again; the base alone is then active.
-
-        Half-precision weights come back rounded: load the base anew where that matters.
-        """
+        """Take a fused adapter out of the weights, bit for bit; the base alone is then active."""
 
     def drop_adapter(self, name: str) -> None:
         """Detach an adapter and free its memory; unknown names are ignored."""

@@ -1,7 +1,8 @@
 """Family ``sd1``: Stable Diffusion 1.x and 2.x shaped bases (Rombach et al. 2022).
 
 CLIPTextModel, AutoencoderKL, UNet2DConditionModel and a scheduler, each read from its
-subfolder; adapters are peft LoRA layers on the UNet.
+subfolder. Adapters in training are peft LoRA layers on the UNet; those loaded from files are in
+a bank beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_factory.diffusion.bank import AdapterBank, Worn
 from lora_factory.diffusion.base import GenerationRequest, OnStep, TextProjection
 from lora_factory.diffusion.lora_file import LoraFile, Pair, read_lora, write_lora
 from lora_factory.errors import Interrupted, ModelError
@@ -107,11 +109,13 @@ class Sd1Base:
         self._prediction = parts.scheduler.config.prediction_type
         # The folder's scheduler samples; its noise schedule trains, through DDPM's formulas.
         self._schedule = DDPMScheduler.from_config(parts.scheduler.config)
-        self._shapes = {
-            name: tuple(module.weight.shape)
+        layers = {
+            name: module
             for name, module in parts.unet.named_modules()
             if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
         }
+        self._shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
+        self._bank = AdapterBank(layers)
         self._pipeline = StableDiffusionPipeline(
             vae=parts.vae,
             text_encoder=parts.text_encoder,
@@ -123,7 +127,7 @@ class Sd1Base:
             requires_safety_checker=False,
         )
         self._pipeline.set_progress_bar_config(disable=True)
-        self._adapters: set[str] = set()
+        self._trained: set[str] = set()
         self._active: tuple[str | None, float] = (None, 1.0)
 
     # -- encoding
@@ -184,6 +188,7 @@ class Sd1Base:
         batch_size: int = 16,
         on_step: OnStep | None = None,
         text_projection: TextProjection | None = None,
+        adapters: Sequence[Worn | None] | None = None,
     ) -> list[Image]:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         import torch
@@ -191,6 +196,8 @@ class Sd1Base:
         images: list[Image] = []
         batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
         for number, batch in enumerate(batches):
+            if adapters is not None:
+                self._wear(adapters[number * batch_size :][: len(batch)])
 
             def after(_pipe: Any, step: int, _time: Any, state: Any, number: int = number) -> Any:
                 # An exception, since the pipeline's own interrupt would still decode.
@@ -248,7 +255,7 @@ class Sd1Base:
         with torch.random.fork_rng(devices=[]), _several_adapters():
             torch.manual_seed(seed)
             self._parts.unet.add_adapter(config, name)
-        self._adapters.add(name)
+        self._trained.add(name)
         self.use_adapter(name)
         weights = [weight for _, down, up in self._layers(name) for weight in (down, up)]
         for weight in weights:  # trained in full precision whatever the base's
@@ -278,45 +285,43 @@ class Sd1Base:
     def load_adapter(self, name: str, file: Path) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         self._claim(name)
-        weights = {}
-        for layer, pair in self.read_adapter(file).layers.items():
-            weights[f"{layer}.lora_A.weight"] = pair.down
-            weights[f"{layer}.lora_B.weight"] = pair.up
-        with _several_adapters():
-            self._parts.unet.load_lora_adapter(weights, prefix=None, adapter_name=name)
-        self._adapters.add(name)
-        self.use_adapter(*self._active)
+        self._bank.add(name, self.read_adapter(file))
+
+    def adapter_size(self, name: str) -> int:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        return self._bank.size(name)
 
     def use_adapter(self, name: str | None, strength: float = 1.0) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         unet = self._parts.unet
-        if name is None:
-            unet.disable_lora()
-        elif name in self._adapters:
+        if name in self._trained:
+            self._bank.wear([])
             unet.enable_lora()
             unet.set_adapters([name], [strength])
         else:
-            msg = f"no adapter {name!r} is loaded; load it first"
-            raise ModelError(msg)
+            self._wear([] if name is None else [Worn(name, strength)])
         self._active = (name, strength)
+
+    def _wear(self, rows: Sequence[Worn | None]) -> None:
+        self._bank.wear(rows)
+        self._parts.unet.disable_lora()
 
     def fuse_adapter(self, name: str, strength: float = 1.0) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
-        self.use_adapter(name, strength)
-        self._parts.unet.fuse_lora(adapter_names=[name])
+        self.use_adapter(None)
+        self._bank.fuse(name, strength)
 
     def unfuse_adapter(self) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
-        self._parts.unet.unfuse_lora()
-        self.use_adapter(None)
+        self._bank.unfuse()
 
     def drop_adapter(self, name: str) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
-        if name not in self._adapters:
-            return
-        with _several_adapters():
-            self._parts.unet.delete_adapters(name)
-        self._adapters.remove(name)
+        self._bank.drop(name)
+        if name in self._trained:
+            with _several_adapters():
+                self._parts.unet.delete_adapters(name)
+            self._trained.remove(name)
         if self._active[0] == name:
             self._active = (None, 1.0)
         # peft makes another adapter active when one goes; ours is the word that counts.
@@ -383,7 +388,7 @@ class Sd1Base:
     # -- inside
 
     def _claim(self, name: str) -> None:
-        if name in self._adapters or not name or "." in name:
+        if name in self._trained or name in self._bank or not name or "." in name:
             msg = f"adapter name {name!r} is taken or unusable (no dots); drop it or choose another"
             raise ModelError(msg)
 
