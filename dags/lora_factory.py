@@ -4,6 +4,8 @@
 `plan → crawl → attempt 1 … 3 (sanitize → label → tune → train → evaluate → gate) → deploy → result`
 
 * **plan** checks the whole configuration first; with *Approve the plan* it waits for a person.
+* **crawl** is `crawl_plan → crawl_work → crawl`: topics are expanded; with *Crawl workers* several
+  processes share one frontier, wherever they run; then what they brought is put together.
 * **gate** reads the evaluation: pass → deploy; fail → the next attempt, refined by the
   evaluation's advice and with 2 more epochs; after the last attempt the run gives up and fails.
   Nothing failed, yet no calibrated scorer says pass → **approve** waits for a person.
@@ -19,9 +21,9 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, TaskGroup
 
-from lora_factory.contracts.run import MAX_ATTEMPTS
+from lora_factory.contracts.run import MAX_ATTEMPTS, PHASES
 from lora_factory_airflow.operators.approve import ApproveOperator
-from lora_factory_airflow.operators.crawl import CrawlOperator
+from lora_factory_airflow.operators.crawl import CrawlOperator, CrawlPlanOperator, CrawlWorkOperator
 from lora_factory_airflow.operators.deploy import DeployOperator
 from lora_factory_airflow.operators.evaluate import EvaluateOperator
 from lora_factory_airflow.operators.gate import GateOperator
@@ -36,6 +38,7 @@ from lora_factory_airflow.params import run_params
 GPU = {"pool": "gpu", "queue": "gpu"}
 IN_ATTEMPT = ("sanitize", "label", "tune", "train", "evaluate", "gate")
 WAYS = {"if_passed": "deploy", "if_given_up": "result", "if_undecided": "approve"}
+ANSWERS = {"if_approved": "deploy", "if_rejected": "result"}
 ATTEMPTS = range(1, MAX_ATTEMPTS + 1)
 
 with DAG(
@@ -57,11 +60,17 @@ with DAG(
         subject="Approve the plan of this run?",
         stages={
             **{f"attempt_{n}.{stage}": (stage, n) for n in ATTEMPTS for stage in IN_ATTEMPT},
+            **{phase.replace(".", "_"): (phase, 0) for phase in PHASES},
             **{stage: (stage, 0) for stage in ("crawl", "approve", "deploy")},
         },
     )
     specs = plan.output
-    crawl = CrawlOperator(task_id="crawl", spec=specs["crawl"])
+    crawl_plan = CrawlPlanOperator(task_id="crawl_plan", spec=specs["crawl_plan"])
+    crawl_work = CrawlWorkOperator.partial(
+        task_id="crawl_work", spec=specs["crawl"], planned_by="crawl_plan"
+    ).expand(worker=crawl_plan.output)
+    crawl = CrawlOperator(task_id="crawl", spec=specs["crawl"], planned_by="crawl_plan")
+    crawl_work >> crawl
     loras, judged, gates = [], [], []
     for n in ATTEMPTS:
         advice = {"advice": judged[-1]} if judged else {}
@@ -75,17 +84,11 @@ with DAG(
             tune = TuneOperator(
                 task_id="tune", spec=specs[f"tune_{n}"], inputs={"dataset": label.output, **advice}
             )
-            train = TrainOperator(
-                task_id="train",
-                spec=specs["train"],
-                inputs={"dataset": label.output, "plan": tune.output},
-                **GPU,
-            )
+            made = {"dataset": label.output, "plan": tune.output}
+            train = TrainOperator(task_id="train", spec=specs["train"], inputs=made, **GPU)
+            judge = {"lora": train.output, "dataset": label.output}
             evaluate = EvaluateOperator(
-                task_id="evaluate",
-                spec=specs["evaluate"],
-                inputs={"lora": train.output, "dataset": label.output},
-                **GPU,
+                task_id="evaluate", spec=specs["evaluate"], inputs=judge, **GPU
             )
             gate = GateOperator(
                 task_id="gate",
@@ -99,13 +102,7 @@ with DAG(
         loras.append(train.output)
         judged.append(evaluate.output)
         gates.append(gate)
-    approve = ApproveOperator(
-        task_id="approve",
-        spec=specs["gate"],
-        evaluations=judged,
-        if_approved="deploy",
-        if_rejected="result",
-    )
+    approve = ApproveOperator(task_id="approve", spec=specs["gate"], evaluations=judged, **ANSWERS)
     deploy = DeployOperator(
         task_id="deploy",
         spec=specs["deploy"],

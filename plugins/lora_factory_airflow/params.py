@@ -35,6 +35,11 @@ WORDS: dict[str, tuple[str, str, str]] = {
     "folder": (DATA, "Folder", "Name of a folder the deployment offers (source = folder)."),
     "max_pages": (DATA, "Most pages", "The crawl stops after this many pages."),
     "max_images": (DATA, "Most images", "The crawl stops after this many images."),
+    "crawl_workers": (
+        DATA,
+        "Crawl workers",
+        "Processes that crawl together; more than one needs LORA_FACTORY_CRAWL_REDIS.",
+    ),
     "languages": (DATA, "Languages", "ISO 639-1 codes of pages to keep, one a line."),
     "allow_unknown_licence": (
         DATA,

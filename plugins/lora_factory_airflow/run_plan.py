@@ -18,11 +18,11 @@ from pydantic import JsonValue, ValidationError
 from lora_factory.contracts.base import Contract
 from lora_factory.contracts.evaluation import EvaluationReport
 from lora_factory.contracts.manifest import Kind, Manifest
-from lora_factory.contracts.run import MORE_EPOCHS, STAGES, RunConf
+from lora_factory.contracts.run import MORE_EPOCHS, PHASES, STAGES, RunConf
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import SEEDED
 from lora_factory.crawl.hosts import HostRules
-from lora_factory.errors import ArtifactError, SpecError
+from lora_factory.errors import ArtifactError, ConfigurationError, SpecError
 from lora_factory.models.profiles import load_profile
 from lora_factory.store.artifacts import ArtifactStore, open_store
 
@@ -32,13 +32,15 @@ KINDS: tuple[str, ...] = get_args(Kind)
 class RunPlan(Contract):
     """What a run will do.
 
-    ``specs`` has one entry a stage (``tune_<n>`` one an attempt, whose epochs differ), and
-    ``gate`` and ``result`` for the tasks that only read. ``given`` are artifacts that were
-    there before the run (``start_from`` and what it was made from), by kind.
+    ``specs`` has one entry a stage (``tune_<n>`` one an attempt, whose epochs differ), one for
+    the crawl's plan, and ``gate`` and ``result`` for the tasks that only read. ``phases`` are
+    the parts of stages that run as tasks of their own. ``given`` are artifacts that were there
+    before the run (``start_from`` and what it was made from), by kind.
     """
 
     conf: dict[str, JsonValue]
     stages: tuple[str, ...]
+    phases: tuple[str, ...]
     attempts: int
     epochs: tuple[int, ...]
     given: dict[str, str]
@@ -51,6 +53,8 @@ class RunPlan(Contract):
     def _runs(self, stage: str, attempt: int) -> bool:
         if attempt > self.attempts:
             return False
+        if stage in PHASES:
+            return stage in self.phases
         if stage in {"gate", "approve"}:
             return "deploy" in self.stages
         if attempt > 1 and "deploy" in self.stages:
@@ -113,6 +117,7 @@ def make_plan(conf: RunConf, settings: Settings, today: date) -> RunPlan:
     return RunPlan(
         conf=conf.model_dump(mode="json"),
         stages=stages,
+        phases=_phases(conf, stages),
         attempts=attempts,
         epochs=tuple(_epochs(conf)[:attempts]),
         given=given,
@@ -129,7 +134,8 @@ def describe(plan: RunPlan) -> str:
         f"- attempts: at most {plan.attempts}, epochs {', '.join(map(str, plan.epochs))}, "
         f"pass at {conf['threshold']}",
         f"- profile {conf['profile']}, base {conf['base'] or 'by domain ' + str(conf['domain'])}",
-        f"- crawl: at most {conf['max_pages']} pages, {conf['max_images']} images",
+        f"- crawl: at most {conf['max_pages']} pages, {conf['max_images']} images, "
+        f"{conf['crawl_workers'] if 'crawl.work' in plan.phases else 1} worker(s)",
     ]
     if conf["incumbent"]:
         lines.append(f"- must beat the model of evaluation {conf['incumbent']}")
@@ -149,6 +155,9 @@ def _range(conf: RunConf, store: ArtifactStore) -> tuple[dict[str, str], tuple[s
     if conf.start_from is not None:
         manifest = store.read_manifest(conf.start_from)
         given = dict(_lineage(conf.start_from, manifest, store))
+        if manifest.stage not in STAGES:
+            msg = f"start_from is a {manifest.kind}, a part of a stage; give the whole's URI"
+            raise SpecError(msg)
         first = STAGES.index(manifest.stage) + 1
         if manifest.kind == "evaluation":
             _check_threshold(conf, manifest)
@@ -158,6 +167,13 @@ def _range(conf: RunConf, store: ArtifactStore) -> tuple[dict[str, str], tuple[s
         msg = f"nothing to run: start_from is a result of {STAGES[first - 1]}, "
         raise SpecError(msg + f"and the run stops after {STAGES[last - 1]}; change one of them")
     return given, stages
+
+
+def _phases(conf: RunConf, stages: tuple[str, ...]) -> tuple[str, ...]:
+    """Which parts of stages are tasks of their own: a folder needs no plan, one worker no map."""
+    if "crawl" not in stages or conf.source == "folder":
+        return ()
+    return PHASES if conf.crawl_workers > 1 else ("crawl.plan",)
 
 
 def _lineage(uri: str, manifest: Manifest, store: ArtifactStore) -> Iterator[tuple[str, str]]:
@@ -226,6 +242,12 @@ def _check_source(conf: RunConf, settings: Settings) -> None:
             msg = f"folder {conf.folder!r} is not offered here; offered: {offered}"
             raise SpecError(msg)
         return
+    if conf.crawl_workers > 1 and not settings.crawl_redis.get_secret_value():
+        msg = (
+            f"crawl_workers={conf.crawl_workers}, but this deployment has no Redis for them to "
+            "share: set LORA_FACTORY_CRAWL_REDIS, or crawl with one worker"
+        )
+        raise ConfigurationError(msg)
     rules = HostRules(settings.crawl_hosts, public=settings.crawl_public)
     for seed in conf.seeds if conf.source in SEEDED else ():
         try:
@@ -254,13 +276,15 @@ def _specs(
         inputs = {kind: given[kind] for kind in kinds.split() if kind in given}
         return {**common, **{name: values[name] for name in fields}, **inputs, **more}
 
+    crawl = spec(
+        "",
+        *("topics", "source", "seeds", "folder", "max_pages", "max_images", "languages"),
+        "allow_unknown_licence",
+        as_of=as_of.isoformat(),
+    )
     specs = {
-        "crawl": spec(
-            "",
-            *("topics", "source", "seeds", "folder", "max_pages", "max_images", "languages"),
-            "allow_unknown_licence",
-            as_of=as_of.isoformat(),
-        ),
+        "crawl_plan": {**crawl, "workers": conf.crawl_workers},
+        "crawl": crawl,
         "sanitize": spec("raw", previous=previous),
         "label": spec("clean", "topics", "domain", "trigger"),
         "train": spec("dataset plan", "parent"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -100,7 +101,9 @@ class Run:
 
     def __init__(self, run: Any) -> None:
         self.state = str(run.state)
-        self.instances = {ti.task_id: ti for ti in run.get_task_instances()}
+        found = sorted(run.get_task_instances(), key=lambda ti: ti.map_index)
+        self.instances = {ti.task_id: ti for ti in found}
+        self.mapped = Counter(ti.task_id for ti in found if ti.map_index >= 0)
         self._run = run
 
     def states(self, state: str) -> set[str]:
@@ -109,7 +112,7 @@ class Run:
     def tries(self, task_id: str) -> int:
         return self.instances[task_id].try_number
 
-    def xcom(self, task_id: str, key: str = "return_value") -> Any:
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
         from airflow.models.xcom import XComModel
         from airflow.utils.session import create_session
 
@@ -119,6 +122,7 @@ class Run:
                 task_ids=task_id,
                 dag_ids=self._run.dag_id,
                 run_id=self._run.run_id,
+                map_indexes=map_index,
             )
             row = session.scalars(query).first()
             value = None if row is None else row.value

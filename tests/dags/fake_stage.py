@@ -27,6 +27,8 @@ from lora_factory.contracts.settings import Settings
 from lora_factory.store.artifacts import ArtifactStore, open_store
 
 KINDS = {
+    "crawl.plan": "crawlplan",
+    "crawl.work": "crawlpart",
     "crawl": "raw",
     "sanitize": "clean",
     "label": "dataset",
@@ -41,7 +43,7 @@ def main() -> int:
     args = sys.argv[sys.argv.index("lora_factory") + 1 :]
     stage = args[0]
     spec_file, report = Path(args[args.index("--spec") + 1]), Path(args[args.index("--report") + 1])
-    spec_type: type[StageSpec] = getattr(specs, f"{stage.title()}Spec")
+    spec_type: type[StageSpec] = getattr(specs, f"{stage.rpartition('.')[2].title()}Spec")
     spec = spec_type.model_validate(json.loads(spec_file.read_text()))
     sys.stderr.write(f"INFO lora_factory.{stage}: {spec.model_dump_json()}\n")
     failing, _, name = os.environ.get("LORA_FACTORY_FAKE_ERROR", "").partition(":")

@@ -6,6 +6,9 @@ import pytest
 
 FOLDER = {"folder": "pictures"}
 NEVER = "1000"
+PARTS = {"crawl_plan", "crawl_work"}
+WEB = {"source": "web", "seeds": ["http://127.0.0.1:8001/"], "stop_after": "crawl"}
+REDIS = {"LORA_FACTORY_CRAWL_REDIS": "redis://:secret@127.0.0.1:1/3"}
 
 
 def attempt(n: int) -> set[str]:
@@ -21,7 +24,7 @@ def test_pass_is_deployed(factory, monkeypatch):
     run = factory.run(monkeypatch, FOLDER)
     assert run.state == "success"
     assert run.states("success") == {"plan", "crawl", *attempt(1), "deploy", "result"}
-    assert run.states("skipped") == attempt(2) | attempt(3) | {"approve"}
+    assert run.states("skipped") == attempt(2) | attempt(3) | {"approve"} | PARTS
     result = run.xcom("result")
     assert (result["verdict"], result["attempts"], result["overall"]) == ("pass", 1, 0.9)
     assert result["model"]["name"] == "blue-cats"
@@ -38,7 +41,7 @@ def test_fail_refines_the_next_attempt(factory, monkeypatch):
     run = factory.run(monkeypatch, FOLDER, LORA_FACTORY_FAKE_PASS_EPOCHS="12")
     assert run.state == "success"
     assert run.states("success") >= attempt(1) | attempt(2) | {"deploy", "result"}
-    assert run.states("skipped") == attempt(3) | {"approve"}
+    assert run.states("skipped") == attempt(3) | {"approve"} | PARTS
     advice = run.xcom("attempt_1.evaluate")["manifest_uri"]
     for stage in ("sanitize", "label", "tune"):
         assert spec_of(run, factory.store, f"attempt_1.{stage}")["advice"] is None
@@ -56,7 +59,7 @@ def test_last_failure_gives_up_with_a_report(factory, monkeypatch):
     assert run.state == "failed"
     assert run.states("failed") == {"result"}
     assert run.tries("result") == 1
-    assert run.states("skipped") == attempt(3) | {"approve", "deploy"}
+    assert run.states("skipped") == attempt(3) | {"approve", "deploy"} | PARTS
     result = run.xcom("result")
     assert (result["verdict"], result["attempts"], result["model"]) == ("fail", 2, None)
     report = factory.store.read_manifest(result["evaluation"])
@@ -72,7 +75,9 @@ def test_what_no_scorer_can_pass_is_deployed_when_a_person_approves(factory, mon
     assert run.state == "success"
     done = {"plan", "crawl", *attempt(1), "approve", "deploy", "result"}
     assert run.states("success") == done
-    assert run.states("skipped") == attempt(2) | attempt(3)  # trying again calibrates nothing
+    assert (
+        run.states("skipped") == attempt(2) | attempt(3) | PARTS
+    )  # trying again calibrates nothing
     approval = run.xcom("approve")
     assert approval["approved"]
     assert approval["by"] == "rita (id rita)"
@@ -88,7 +93,7 @@ def test_what_a_person_rejects_ends_the_run_in_words(factory, monkeypatch, capsy
     assert run.state == "failed"
     assert run.states("failed") == {"result"}
     assert run.tries("result") == 1
-    assert run.states("skipped") == attempt(2) | attempt(3) | {"deploy"}
+    assert run.states("skipped") == attempt(2) | attempt(3) | PARTS | {"deploy"}
     result = run.xcom("result")
     assert (result["verdict"], result["model"]) == ("needs_person", None)
     assert not result["approval"]["approved"]
@@ -179,3 +184,59 @@ def test_only_transient_errors_are_retried(factory, monkeypatch, error, state, t
     assert run.state == state
     assert run.tries("crawl") == tries
     assert run.states("skipped") >= attempt(2) | attempt(3) | {"deploy"}
+
+
+# -- the crawl's parts ----------------------------------------------------------------------
+
+
+def test_one_worker_is_planned_and_crawls_in_its_stage(factory, monkeypatch):
+    run = factory.run(monkeypatch, WEB)
+    assert run.states("success") == {"plan", "crawl_plan", "crawl", "result"}
+    assert run.xcom("crawl_plan") == []
+    spec = spec_of(run, factory.store, "crawl")
+    assert spec["plan"] == run.xcom("crawl_plan", "plan")["manifest_uri"]
+    assert set(run.xcom("result")["stages"]) == {"crawl"}
+
+
+def test_workers_are_mapped_and_share_one_plan(factory, monkeypatch):
+    run = factory.run(monkeypatch, {**WEB, "crawl_workers": 2}, **REDIS)
+    assert run.state == "success"
+    assert run.states("success") == {"plan", "crawl_plan", "crawl_work", "crawl", "result"}
+    assert run.mapped == {"crawl_work": 2}
+    plan = run.xcom("crawl_plan", "plan")["manifest_uri"]
+    parts = [run.xcom("crawl_work", map_index=index)["manifest_uri"] for index in (0, 1)]
+    specs = [factory.store.read_manifest(uri).spec for uri in parts]
+    assert [spec["worker"] for spec in specs] == [1, 2]
+    assert {spec["plan"] for spec in specs} == {plan}
+    assert factory.store.read_manifest(plan).spec["workers"] == 2
+    assert spec_of(run, factory.store, "crawl")["plan"] == plan
+    assert run.xcom("result")["stages"]["crawl"]["manifest_uri"].count("/raw/") == 1
+
+
+def test_a_worker_that_fails_for_now_is_tried_again(factory, monkeypatch):
+    run = factory.run(
+        monkeypatch,
+        {**WEB, "crawl_workers": 2},
+        LORA_FACTORY_FAKE_ERROR="crawl.work:Interrupted",
+        LORA_FACTORY_FAKE_ONCE=str(factory.folder / "failed-once"),
+        **REDIS,
+    )
+    assert run.state == "success"
+    assert run.mapped == {"crawl_work": 2}
+
+
+def test_workers_without_a_redis_fail_in_plan(factory, monkeypatch, capsys):
+    run = factory.run(monkeypatch, {**WEB, "crawl_workers": 2})
+    assert run.states("failed") == {"plan"}
+    assert run.tries("plan") == 1
+    assert "this deployment has no Redis for them to share" in capsys.readouterr().out
+
+
+def test_a_run_that_starts_later_has_no_parts_of_a_crawl(factory, monkeypatch):
+    first = factory.run(monkeypatch, {**WEB, "crawl_workers": 2}, **REDIS)
+    conf = {**WEB, "start_from": first.xcom("crawl")["manifest_uri"], "stop_after": "sanitize"}
+    second = factory.run(monkeypatch, {**conf, "crawl_workers": 2})
+    assert second.states("success") == {"plan", "attempt_1.sanitize", "result"}
+    part = first.xcom("crawl_work", map_index=0)["manifest_uri"]
+    third = factory.run(monkeypatch, {**WEB, "start_from": part})
+    assert third.states("failed") == {"plan"}

@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 
 from lora_factory.contracts.base import Contract
 from lora_factory.contracts.records import Domain
-from lora_factory.contracts.specs import SEEDED, Name, Source, Topic
+from lora_factory.contracts.specs import MAX_CRAWL_WORKERS, SEEDED, Name, Source, Topic
 
 STAGES = ("crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy")
 StageName = Literal["crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy"]
-PHASES: tuple[str, ...] = ()
+PHASES = ("crawl.plan", "crawl.work")
 """Parts of stages that run as tasks of their own: ``crawl.work`` is ``lora_factory.crawl.work``."""
 RUNNABLE = (*STAGES, *PHASES)
 MAX_ATTEMPTS = 3
@@ -29,6 +29,7 @@ class RunConf(Contract):
     folder: str = ""
     max_pages: int = Field(1000, ge=1, le=1_000_000)
     max_images: int = Field(2000, ge=1, le=1_000_000)
+    crawl_workers: int = Field(1, ge=1, le=MAX_CRAWL_WORKERS)
     languages: tuple[str, ...] = ("en",)
     allow_unknown_licence: bool = False
     profile: str = Field("embedded", pattern=r"^[a-z0-9][a-z0-9_-]*$")

@@ -9,6 +9,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from lora_factory.contracts.evaluation import DeployReport, EvaluationReport
+from lora_factory.contracts.run import STAGES
 from lora_factory.errors import FactoryError
 from lora_factory.store.artifacts import ArtifactStore, open_store
 from lora_factory_airflow.hooks.deployment import DeploymentHook
@@ -58,7 +59,8 @@ class ResultOperator(BaseOperator):
         """StageResults by task id, in the order of the graph."""
         before = context["task"].get_flat_relative_ids(upstream=True)
         tasks = [task for task in context["dag"].topological_sort() if task.task_id in before]
-        ids = [task.task_id for task in tasks if isinstance(task, StageOperator)]
+        stages = [task for task in tasks if isinstance(task, StageOperator)]
+        ids = [task.task_id for task in stages if task.stage in STAGES]
         found = {id_: context["ti"].xcom_pull(task_ids=id_) for id_ in ids}
         return {id_: value for id_, value in found.items() if value is not None}
 

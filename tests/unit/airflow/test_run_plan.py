@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from lora_factory.contracts import specs
 from lora_factory.contracts.evaluation import Advice, EvaluationReport
@@ -30,6 +31,7 @@ CHAIN = [
     ("release", "deploy", ("lora", "evaluation")),
 ]
 SPECS = {
+    "crawl_plan": specs.PlanSpec,
     "crawl": specs.CrawlSpec,
     "sanitize": specs.SanitizeSpec,
     "label": specs.LabelSpec,
@@ -190,6 +192,7 @@ def test_whole_run(settings):
     assert plan.specs["deploy"]["conf"] == plan.conf
     assert RunConf.model_validate(plan.conf).as_of is None
     assert "crawl → sanitize" in describe(plan)
+    assert "2000 images, 1 worker(s)" in describe(plan)
 
 
 def test_specs_fit_their_stages(settings):
@@ -274,7 +277,12 @@ def tasks() -> dict[str, tuple[str, int]]:
     names = ("sanitize", "label", "tune", "train", "evaluate", "gate")
     inner = {f"attempt_{n}.{s}": (s, n) for n in (1, 2, 3) for s in names}
     ends = {stage: (stage, 0) for stage in ("approve", "deploy")}
-    return {"crawl": ("crawl", 0), **inner, **ends}
+    parts = {"crawl_plan": ("crawl.plan", 0), "crawl_work": ("crawl.work", 0)}
+    return {**parts, "crawl": ("crawl", 0), **inner, **ends}
+
+
+WEB = {"source": "web", "seeds": ["https://example.org/"]}
+PARTS = {"crawl_plan", "crawl_work"}
 
 
 def test_skipped(settings, made):
@@ -282,8 +290,15 @@ def test_skipped(settings, made):
         plan = make_plan(conf(**changes), settings, TODAY)
         return set(tasks()) - set(plan.skipped(tasks()))
 
-    assert runs() == set(tasks())
-    assert runs(attempts=1) == {id_ for id_, (_, n) in tasks().items() if n < 2}
+    assert runs() == set(tasks()) - PARTS  # a folder has nothing to plan
+    assert runs(attempts=1) == {id_ for id_, (_, n) in tasks().items() if n < 2} - PARTS
+    assert runs(**WEB) == set(tasks()) - {"crawl_work"}
+    assert runs(**WEB, stop_after="crawl") == {"crawl_plan", "crawl"}
+    settings = settings.model_copy(update={"crawl_redis": SecretStr("redis://127.0.0.1:1/1")})
+    assert runs(**WEB, crawl_workers=2) == set(tasks())
+    assert runs(**WEB, crawl_workers=2, stop_after="crawl") == PARTS | {"crawl"}
+    assert runs(crawl_workers=2) == set(tasks()) - PARTS
+    assert not runs(**WEB, crawl_workers=2, start_from=made["raw"]) & (PARTS | {"crawl"})
     assert runs(stop_after="crawl") == {"crawl"}
     assert runs(stop_after="evaluate") == {
         *("crawl", "attempt_1.sanitize", "attempt_1.label", "attempt_1.tune"),
@@ -295,6 +310,49 @@ def test_skipped(settings, made):
     assert runs(start_from=made["evaluation"], attempts=1) == {
         *("attempt_1.gate", "approve", "deploy")
     }
+
+
+def test_workers_need_a_redis(settings, made):
+    with pytest.raises(ConfigurationError) as err:
+        make_plan(conf(**WEB, crawl_workers=2), settings, TODAY)
+    assert str(err.value) == (
+        "crawl_workers=2, but this deployment has no Redis for them to share: "
+        "set LORA_FACTORY_CRAWL_REDIS, or crawl with one worker"
+    )
+    make_plan(conf(**WEB, crawl_workers=2, start_from=made["raw"]), settings, TODAY)
+    for workers in (0, 17):
+        with pytest.raises(SpecError, match="crawl_workers: Input should be"):
+            conf(**WEB, crawl_workers=workers)
+
+
+def test_every_part_of_a_crawl_asks_for_the_same(settings):
+    """A worker and the merge refuse the plan of another crawl."""
+    plan = make_plan(conf(**WEB, max_pages=7, force=True, languages=["de"]), settings, TODAY)
+    made = specs.PlanSpec.model_validate(plan.specs["crawl_plan"]).model_dump()
+    work = {**plan.specs["crawl"], "plan": "p", "worker": 1}
+    for spec_type in (specs.WorkSpec, specs.CrawlSpec):
+        values = {k: v for k, v in work.items() if k in spec_type.model_fields}
+        spec = spec_type.model_validate(values).model_dump()
+        assert {name: spec[name] for name in specs.CrawlRequest.model_fields} == {
+            name: made[name] for name in specs.CrawlRequest.model_fields
+        }
+
+
+def test_a_part_of_a_stage_is_nothing_to_start_from(settings, tmp_path):
+    draft = Manifest(
+        kind="crawlplan",
+        stage="crawl.plan",
+        stage_version=1,
+        key="crawlplan1",
+        attempt="a",
+        spec={},
+        code_version="0",
+        created_at=datetime.now(UTC),
+    )
+    (tmp_path / "files").mkdir()
+    uri = ArtifactStore(settings.store, tmp_path).commit(tmp_path / "files", draft)
+    with pytest.raises(SpecError, match="start_from is a crawlplan, a part of a stage"):
+        make_plan(conf(start_from=uri), settings, TODAY)
 
 
 @given(text=st.text(max_size=90))

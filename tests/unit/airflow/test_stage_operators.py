@@ -8,11 +8,11 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from lora_factory.contracts.manifest import StageResult
-from lora_factory.contracts.run import STAGES
+from lora_factory.contracts.run import PHASES, STAGES
 from lora_factory.errors import DataError, Interrupted, ServiceUnavailable, SpecError
 from lora_factory_airflow.operators._base import StageOperator, fail, last_uri
 from lora_factory_airflow.operators.approve import ApproveOperator
-from lora_factory_airflow.operators.crawl import CrawlOperator
+from lora_factory_airflow.operators.crawl import CrawlOperator, CrawlPlanOperator, CrawlWorkOperator
 from lora_factory_airflow.operators.deploy import DeployOperator
 from lora_factory_airflow.operators.evaluate import EvaluateOperator
 from lora_factory_airflow.operators.gate import GateOperator
@@ -43,6 +43,12 @@ def test_one_operator_a_stage():
         assert operator.spec_type.__name__ == f"{operator.stage.title()}Spec"
         more = {"approval"} if operator is DeployOperator else set()
         assert set(operator.template_fields) == {"spec", "inputs"} | more
+    parts = (CrawlPlanOperator, CrawlWorkOperator)
+    assert tuple(operator.stage for operator in parts) == PHASES
+    for operator in parts:
+        assert operator.spec_type.__name__ == f"{operator.stage.partition('.')[2].title()}Spec"
+        more = {"worker"} if operator is CrawlWorkOperator else set()
+        assert set(operator.template_fields) == {"spec", "inputs"} | more
     assert set(GateOperator.template_fields) == {"spec", "evaluation"}
     assert set(ResultOperator.template_fields) == {"spec", "plan", "approval"}
     assert set(ApproveOperator.template_fields) == {"subject", "body", "spec", "evaluations"}
@@ -60,6 +66,63 @@ def test_only_an_approval_is_handed_on(approval, who):
     spec = {"lora": "l", "evaluation": "e", "name": "n"}
     operator = DeployOperator(task_id="d", spec=spec, approval=approval)
     assert operator.parse().approved_by == who
+
+
+class Xcoms:
+    """A task instance as far as XComs go."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+    def xcom_pull(self, task_ids: str, key: str) -> Any:
+        assert task_ids == "crawl_plan"
+        return self.values.get(key)
+
+
+class Finished:
+    """A child that made ``artifact`` at once."""
+
+    spec: dict[str, Any]
+
+    def __init__(self, stage: str, spec: Any, secrets: Any) -> None:
+        Finished.spec = spec
+
+    def run(self) -> StageResult:
+        return StageResult.model_validate(result("artifact"))
+
+
+CRAWL = {"topics": ["a"], "seeds": ["http://x/"], "as_of": "2026-11-24"}
+
+
+@pytest.mark.parametrize(("workers", "mapped"), [(1, []), (2, [1, 2]), (16, [*range(1, 17)])])
+def test_a_crawl_is_mapped_over_its_workers(monkeypatch, workers, mapped):
+    monkeypatch.setattr("lora_factory_airflow.operators._base.StageProcess", Finished)
+    xcoms = Xcoms()
+    operator = CrawlPlanOperator(task_id="crawl_plan", spec={**CRAWL, "workers": workers})
+    assert operator.execute({"ti": xcoms}) == mapped
+    assert xcoms.values["plan"]["manifest_uri"] == "artifact"
+
+
+@pytest.mark.parametrize("plan", [None, result("the plan")])
+def test_a_crawl_goes_by_its_plan_where_there_is_one(monkeypatch, plan):
+    monkeypatch.setattr("lora_factory_airflow.operators._base.StageProcess", Finished)
+    CrawlOperator(task_id="crawl", spec=CRAWL, planned_by="crawl_plan").execute({
+        "ti": Xcoms(plan=plan)
+    })
+    assert Finished.spec["plan"] == (plan and "the plan")
+
+
+def test_a_worker_has_a_number_and_a_plan(monkeypatch):
+    monkeypatch.setattr("lora_factory_airflow.operators._base.StageProcess", Finished)
+    operator = CrawlWorkOperator(task_id="w", spec=CRAWL, planned_by="crawl_plan", worker=3)
+    operator.execute({"ti": Xcoms(plan=result("the plan"))})
+    assert (Finished.spec["worker"], Finished.spec["plan"]) == (3, "the plan")
+    operator = CrawlWorkOperator(task_id="w", spec=CRAWL, planned_by="crawl_plan", worker=3)
+    with pytest.raises(AirflowFailException, match="SpecError: WorkSpec: plan: Field required"):
+        operator.execute({"ti": Xcoms()})
 
 
 def test_constructors_only_assign():
@@ -111,7 +174,7 @@ def test_only_permanent_errors_end_the_task():
 
 
 def test_kill_before_start_is_harmless():
-    StageOperator.on_kill(CrawlOperator(task_id="c", spec={}))
+    StageOperator.on_kill(CrawlOperator(task_id="c", spec={}, planned_by="p"))
 
 
 def test_sensor_defers_without_secrets(monkeypatch):
