@@ -1,6 +1,6 @@
 """crawl: topics → raw images with their words and licences (article, 1.1).
 
-Under Airflow task ``crawl_plan`` (``plan.py``) comes first. Writes ``images/<sha256>.<ext>``, ``records.jsonl`` and ``audit.jsonl``; the audit has a
+Writes ``images/<sha256>.<ext>``, ``records.jsonl`` and ``audit.jsonl``; the audit has a
 verdict on every page and image that was seen.
 """
 

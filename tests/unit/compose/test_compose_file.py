@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PATHS = {"LORA_FACTORY_SIGNING_KEY"}  # of a file; what it holds stays there
-SECRET = re.compile(r"PASSWORD|TOKEN|SECRET|_KEY|CONN$|BACKEND$|BROKER_URL|CATALOG$")
+SECRET = re.compile(r"PASSWORD|TOKEN|SECRET|_KEY|CONN$|BACKEND$|BROKER_URL|CATALOG$|REDIS$")
 REFERENCE = re.compile(r"\$\{(\w+)(:\?|:-)?([^}]*)\}")
 EXAMPLE = dict(
     line.split("=", 1)
@@ -122,6 +122,15 @@ def test_every_queue_has_a_worker():
     served = REFERENCE.findall(command[command.index("--queues") + 1])[0][2].split(",")
     assert {"default", *queues} <= set(served)
     assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
+
+
+def test_crawls_and_celery_have_a_redis_database_each():
+    environment = SERVICES["worker"]["environment"]
+    names = ("LORA_FACTORY_CRAWL_REDIS", "AIRFLOW__CELERY__BROKER_URL")
+    servers, databases = zip(*(environment[name].rsplit("/", 1) for name in names), strict=True)
+    assert len(set(servers)) == 1
+    assert len(set(databases)) == 2
+    assert SERVICES["airflow-api"]["environment"][names[0]] == environment[names[0]]  # the page
 
 
 def test_init_prepares_everything():
