@@ -98,7 +98,6 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         self.job = job
         spec = job.spec
         self.scorer = LinkScorer(spec.topics, spec.min_relevance)
-        self.limits = quality.Limits(spec.min_entropy, spec.max_ad_ratio, spec.languages)
         self.pages: Frontier[PageTask] = Frontier(spec.max_pages)
         self.images: Frontier[ImageTask] = Frontier(spec.max_images)
         self.seen: set[str] = set()
@@ -264,7 +263,7 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
     async def _judge(
         self, page: Page, url: str, task: PageTask, rules: frozenset[str]
     ) -> list[AuditRecord]:
-        fault = quality.fault(page.text, page.ads, self.limits)
+        fault = quality.fault(page, self.job.spec)
         # A topic is compared in its own language only.
         foreign = fault is not None and fault[0] == "language"
         scores = {} if foreign else await self.job.topics.scores(page.title, page.text)

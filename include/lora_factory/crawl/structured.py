@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bs4.element import Tag
-
 if TYPE_CHECKING:
-    from bs4 import BeautifulSoup
+    from lxml.html import HtmlElement
 
 MAX_SCRIPTS = 50
 MAX_CHARACTERS = 500_000
@@ -32,10 +30,11 @@ class ImageObject:
     caption: str = ""
 
 
-def image_objects(soup: BeautifulSoup) -> Iterator[ImageObject]:
+def image_objects(tree: HtmlElement) -> Iterator[ImageObject]:
     """Every image the page's JSON-LD names, then its ``og:image``."""
-    for script in soup.find_all("script", type="application/ld+json", limit=MAX_SCRIPTS):
-        text = script.get_text()
+    scripts = tree.iterfind(".//script[@type='application/ld+json']")
+    for _, script in zip(range(MAX_SCRIPTS), scripts, strict=False):
+        text = script.text or ""
         if len(text) > MAX_CHARACTERS:
             continue
         try:
@@ -43,8 +42,8 @@ def image_objects(soup: BeautifulSoup) -> Iterator[ImageObject]:
         except (ValueError, RecursionError):
             continue
         yield from (found for node in _nodes(data) if (found := _image(node)))
-    for meta in soup.find_all("meta", limit=MAX_NODES):
-        if isinstance(meta, Tag) and meta.get("property") in {"og:image", "og:image:url"}:
+    for meta in tree.iterfind(".//meta[@property]"):
+        if meta.get("property") in {"og:image", "og:image:url", "og:image:secure_url"}:
             yield ImageObject(_text(meta.get("content")))
 
 

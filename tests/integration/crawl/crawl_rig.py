@@ -22,7 +22,7 @@ from lora_factory.contracts.records import AuditRecord, RawRecord, read_jsonl
 
 Answer = tuple[int, dict[str, str], bytes]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["sentence_transformers", "bs4", "PIL.Image", "pydantic"])
+CONTEXT.set_forkserver_preload(["sentence_transformers", "trafilatura", "PIL.Image", "pydantic"])
 
 
 def _child(arguments: list[str], environment: dict[str, str], log: str) -> None:

@@ -155,7 +155,7 @@ def test_broken_and_oversized_answers(visited: Visited) -> None:
     assert home.hits.count("/broken") == 3  # two retries
     assert "/loop5" in home.hits  # five redirects
     assert "/loop6" not in home.hits
-    assert reasons["page", home.url("/garbage")][0] in {"low_entropy", "language", "not_html"}
+    assert reasons["page", home.url("/garbage")][0] in {"low_entropy", "word_length", "language"}
 
 
 def test_images_that_are_none(visited: Visited) -> None:

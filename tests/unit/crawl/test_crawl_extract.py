@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+import time
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lora_factory.crawl.extract import ImageRef, Page, Unparsable, largest, parse_page, squeeze
-
-pytestmark = pytest.mark.filterwarnings("ignore::bs4.XMLParsedAsHTMLWarning")
 
 URL = "http://h.example/rooms/page.html"
 MIT = '<a rel="license" href="https://opensource.org/license/mit">MIT</a>'
@@ -27,7 +28,7 @@ def test_text_has_no_scripts_or_styles() -> None:
         "<title> Two  words </title><body>seen<script>var x='hidden'</script><style>p{}</style>"
         "<template>later</template><!-- secret --><p>too</p>"
     )
-    assert (page.title, page.text) == ("Two words", "seen too")
+    assert (page.title, page.text) == ("Two words", "seen\ntoo")
 
 
 def test_images_come_with_their_words() -> None:
@@ -187,3 +188,122 @@ def test_any_declared_encoding_is_survived(text: str, encoding: str | None) -> N
         parse_page(b"<title>" + body + b"</title><p>" + body, URL, encoding)
     except Unparsable:
         return
+
+
+ARTICLE = "".join(
+    f"<p>Paragraph {n} of the article tells at some length how the outline of icon {n} was drawn, "
+    "with a pen of constant weight and rounded corners throughout.</p>" for n in range(6)
+)  # fmt: skip
+
+
+def test_the_main_text_has_no_boilerplate() -> None:
+    page = read(
+        "<header><p>Site name</p></header><nav><ul><li><a href=/a>Home of everything</a></ul></nav>"
+        f"<main><article><h1>Outlines</h1>{ARTICLE}</article></main>"
+        "<aside><p>Read next: ten things about fonts</p></aside>"
+        "<footer><p>All about us</p></footer>"
+    )
+    lines = page.text.splitlines()
+    assert sum(line.startswith("Paragraph") for line in lines) == 6
+    for boilerplate in ("Site name", "Home of everything", "Read next", "All about us"):
+        assert boilerplate not in page.text
+    assert page.words > len(page.text.split())  # of the whole page
+
+
+def test_a_gallery_without_prose_keeps_its_captions() -> None:
+    figures = "".join(
+        f"<figure><img src=/{n}.png><figcaption>Icon of animal {n}</figcaption></figure>"
+        for n in range(12)
+    )
+    page = read(f"<nav><a href=/x>Elsewhere</a></nav><main>{figures}</main><footer>Legal</footer>")
+    assert page.text.splitlines() == [f"Icon of animal {n}" for n in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("markup", "fault"),
+    [
+        ("<nav><img src=a.png></nav>", "boilerplate"),
+        ("<header><img src=a.png></header>", "boilerplate"),
+        ("<article><header><img src=a.png></header></article>", ""),
+        ("<footer><p><img src=a.png></p></footer>", "boilerplate"),
+        ("<main><footer><img src=a.png></footer></main>", ""),
+        ("<aside><img src=a.png></aside>", "boilerplate"),
+        ("<div role=contentinfo><img src=a.png></div>", "boilerplate"),
+        ("<div class='site sidebar'><img src=a.png></div>", "boilerplate"),
+        ("<div class='article-footer'><img src=a.png></div>", ""),
+        ("<body class='has sidebar'><img src=a.png></body>", ""),
+        ("<nav><div class=ads><img src=a.png></div></nav>", "boilerplate"),
+    ],
+)
+def test_images_in_boilerplate_have_a_reason(markup: str, fault: str) -> None:
+    assert only(markup).fault == fault
+
+
+def test_lazy_images_in_noscript_and_described_ones_are_found() -> None:
+    page = read(
+        "<meta property=og:image content=/og.png>"
+        '<script type="application/ld+json">{"@type": "ImageObject", "contentUrl": "/ld.png",'
+        ' "license": "https://creativecommons.org/licenses/by/4.0/", "name": "A fox"}</script>'
+        "<p><noscript><img src=/lazy.png alt='lazy fox'></noscript></p><template><img src=/no.png>"
+        "</template>"
+    )
+    found = {image.url.rpartition("/")[2]: image for image in page.images}
+    assert set(found) == {"lazy.png", "og.png", "ld.png"}
+    assert found["lazy.png"].alt == "lazy fox"
+    assert (found["ld.png"].caption, found["ld.png"].licence.id) == ("A fox", "CC-BY-4.0")
+
+
+def test_og_image_does_not_hide_what_json_ld_says_of_it() -> None:
+    image = only(
+        "<meta property=og:image content=/a.png><script type='application/ld+json'>"
+        '{"@type": "ImageObject", "contentUrl": "/a.png", "license": "https://spdx.org/licenses/MIT"}'
+        f"</script><footer>{BY}</footer>"
+    )
+    assert image.licence.id == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("body", "declared", "title"),
+    [
+        ("<title>Füchse</title>".encode("latin-1"), "latin-1", "Füchse"),
+        ("<meta charset=latin-1><title>Füchse</title>".encode("latin-1"), None, "Füchse"),
+        ("<title>Füchse</title>".encode("utf-16"), "latin-1", "Füchse"),  # its mark is right
+        ("<title>Füchse</title>".encode(), None, "Füchse"),
+        ("<title>Füchse</title>".encode("cp1252"), None, "Füchse"),
+        (b"<title>\x00Fox\x00es</title>", "utf-8", "\ufffdFox\ufffdes"),
+        (
+            '<?xml version="1.0" encoding="latin-1"?><title>Füchse</title>'.encode(),
+            "utf-8",
+            "Füchse",
+        ),
+    ],
+)
+def test_encodings(body: bytes, declared: str | None, title: str) -> None:
+    assert parse_page(body + b"<p>x</p>", URL, declared).title == title
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<div>" * 100_000,
+        "<a href=/x>x</a>" * 100_000,
+        "<ul><li>" * 20_000,
+        "<table><tr><td>" * 20_000,
+        "<p " + " ".join(f"a{n}=1" for n in range(100_000)) + ">x",
+        "<p " + " ".join(f"a{n}='>'" for n in range(100_000)) + ">x",
+        "<p " + "/".join(f"a{n}<" for n in range(100_000)),
+        "<a " * 400_000,
+        "<a b=\"'" * 400_000,
+        "<!--" * 100_000,
+        "<img src=a.png srcset='" + "a.png 1w, " * 100_000 + "'>",
+        "<p>" + "word " * 400_000,
+        "<svg>" + "<g>" * 50_000 + "<script>alert(1)</script>",
+        "&" * 500_000,
+    ],
+    ids=lambda html: html[:12],
+)
+def test_pages_made_to_be_slow_are_not(html: str) -> None:
+    start = time.process_time()
+    with contextlib.suppress(Unparsable):
+        read(html)
+    assert time.process_time() - start < 5.0
