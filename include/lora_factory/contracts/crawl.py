@@ -5,11 +5,14 @@ A crawl's id is the key of its ``crawlplan`` artifact: unique for what is crawle
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Literal
+
 from pydantic import Field
 
 from lora_factory.contracts.base import Contract
 from lora_factory.contracts.expansion import Expansion
-from lora_factory.contracts.specs import MAX_CRAWL_WORKERS
+from lora_factory.contracts.specs import MAX_CRAWL_WORKERS, Source
 
 
 class CrawlPlan(Contract):
@@ -29,7 +32,7 @@ class QueueStatus(Contract):
 
 
 class HostStatus(Contract):
-    """One host that has something queued or in flight."""
+    """One host that has something queued."""
 
     host: str
     queued: int = Field(0, ge=0)
@@ -63,11 +66,39 @@ class FrontierStatus(Contract):
     pages: QueueStatus = QueueStatus()
     images: QueueStatus = QueueStatus()
     hosts: tuple[HostStatus, ...] = Field((), description="The deepest queues first, at most 100")
-    hosts_total: int = Field(0, ge=0, description="Hosts with something queued or in flight")
+    hosts_total: int = Field(0, ge=0, description="Hosts with something queued")
     workers: tuple[WorkerStatus, ...] = ()
     reasons: dict[str, int] = Field(
         default_factory=dict, description="Reason code → pages and images settled with it"
     )
     dead: int = Field(0, ge=0, description="Given up after too many tries")
     rate: float = Field(0, ge=0, description="Pages a second of the workers that are alive")
+    idle: float = Field(0, ge=0, description="Seconds since something was settled")
     finished: bool = False
+
+
+CrawlState = Literal["running", "stalled", "deserted", "finished"]
+
+
+class SharedCrawl(Contract):
+    """A crawl as its first worker announced it."""
+
+    crawl: str = Field(description="Its id")
+    topics: tuple[str, ...]
+    source: Source
+    workers: int = Field(ge=1, description="Planned")
+    max_pages: int
+    max_images: int
+    started: datetime
+
+
+class CrawlStatus(SharedCrawl):
+    """A crawl at one moment, as command and page show it.
+
+    ``stalled``: leases are out, and nothing was settled for long. ``deserted``: there is work,
+    and no worker was heard of for longer than a lease lasts.
+    """
+
+    state: CrawlState
+    seconds_left: float | None = Field(None, ge=0, description="At today's rate; None: unknown")
+    frontier: FrontierStatus

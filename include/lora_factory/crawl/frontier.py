@@ -5,16 +5,16 @@ The rules, kept by :class:`~lora_factory.crawl.frontier_sqlite.SqliteFrontier` a
 
 - A URL is queued once in a crawl, by its canonical spelling.
 - A task is leased to one worker. Settled by :meth:`Frontier.ack` it is gone; given back by
-  :meth:`Frontier.nack`, or when its lease has run out, it is handed out again, later and with a
-  lower score. After ``max_tries`` it is a dead letter.
+  :meth:`Frontier.nack` it is handed out again later, and at once when its lease has run out.
+  After ``max_tries`` it is a dead letter.
 - Budgets are exact: ``done + in flight <= limit`` for pages and for images, over all workers.
   A task that doesn't count makes room for another.
 - No page is handed out while enough images are known to fill their budget.
 - A host is asked at most ``concurrency`` times at once and at most once in ``delay`` seconds,
   over all workers. It is busy from the lease until the worker says that the request is over
   (``freed`` of the next :meth:`Frontier.lease`), which is before its outcome is stored.
-- Among hosts that may be asked now, the task of the highest score goes first; of equals, the
-  first that came.
+- Among hosts that may be asked now, the task of the highest score goes first; of equals of one
+  host, the first that came.
 
 Everything a worker learns goes into the work area *before* the lease is settled, so a worker that
 dies loses nothing that was settled, and what it held comes back.
@@ -22,7 +22,7 @@ dies loses nothing that was settled, and what it held comes back.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,9 +42,7 @@ class Limits:
     max_images: int
     default_delay: float = 1.0
     lease: float = 30.0
-    """A lease runs out this long after its worker's last heartbeat …"""
-    longest: float = 600.0
-    """… and this long after it was handed out, heartbeats or not."""
+    """A lease runs out this long after it was handed out or last named in a heartbeat."""
     max_tries: int = 8
     retry_delay: float = 2.0
     """Wait before the second try; doubled for each further one."""
@@ -52,6 +50,9 @@ class Limits:
 
 class Frontier(Protocol):
     """Tasks of one crawl. Every method may raise ServiceUnavailable when its service is away."""
+
+    async def open(self) -> None:
+        """Begin, or go on; before anything else, by whoever works on the crawl."""
 
     async def add(self, tasks: Sequence[Scored]) -> int:
         """Queue tasks whose URL was never queued before; returns how many those were."""
@@ -83,23 +84,37 @@ class Frontier(Protocol):
     async def reclaim(self) -> int:
         """Take back leases that have run out; returns how many. :meth:`lease` does it too."""
 
-    async def heartbeat(self, worker: str, stats: WorkerStats) -> None:
-        """This worker lives: its leases are prolonged."""
+    async def heartbeat(self, worker: str, stats: WorkerStats, held: Sequence[str] = ()) -> None:
+        """This worker lives, and works on the leases whose tokens it names: they go on."""
 
     async def counts(self) -> dict[Kind, QueueStatus]:
         """Queue depths and budgets; cheap."""
 
     async def status(self) -> FrontierStatus:
-        """The whole picture, for people."""
+        """The whole picture, for people.
+
+        Raises:
+            DataError: there is no such crawl.
+        """
 
     async def finished(self) -> bool:
         """Nothing is in flight, and nothing queued will ever be handed out."""
 
-    def drain(self) -> AsyncIterator[Leftover]:
-        """Remove and yield what nobody fetched; only once the crawl is over."""
+    def leftovers(self) -> AsyncIterator[Leftover]:
+        """What nobody fetched; once the crawl is over. It stays there until :meth:`drop`."""
 
     async def drop(self) -> None:
         """Forget the crawl."""
 
     async def close(self) -> None:
         """Let go of files and connections."""
+
+
+def nothing_left(counts: Mapping[Kind, QueueStatus]) -> bool:
+    """Whether a crawl of these counts is finished."""
+    pages, images = counts["page"], counts["image"]
+    if pages.in_flight or images.in_flight:
+        return False
+    wanted = images.done + images.queued < images.limit
+    more_pages = pages.queued > 0 and pages.done < pages.limit and wanted
+    return not more_pages and not (images.queued > 0 and images.done < images.limit)

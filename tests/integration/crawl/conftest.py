@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from crawl_rig import Crawl, WebServer
 
+from valkey_server import ValkeyServer
+
 TOPICS = ["icons of animals, food and objects", "icons of tools, vehicles and weather"]
 
 
@@ -69,3 +71,11 @@ def new_server() -> Iterator[Callable[[], WebServer]]:
     for server in running:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A Redis-compatible server; crawls on it have ids of their own."""
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey")).start()
+    yield server
+    server.stop()
