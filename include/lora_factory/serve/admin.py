@@ -81,8 +81,8 @@ def _parse(metadata: str) -> NewModel:
 async def _take_in(new: NewModel, received: AdapterFile, wired: Services) -> Model:
     """Load it once to see that it fits the base, then keep it and register it."""
     try:
-        future = wired.engine.check(received)
-        await asyncio.wait_for(asyncio.wrap_future(future), wired.config.timeout)
+        ticket = wired.engine.check(received)
+        await asyncio.wait_for(asyncio.wrap_future(ticket.future), wired.config.timeout)
         wired.folder.keep(received)
     except ModelError as err:
         raise HTTPException(422, f"lora: {err}") from err

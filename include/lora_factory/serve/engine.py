@@ -1,7 +1,8 @@
 """The engine: one base model, one worker thread, a bounded queue. Knows nothing of HTTP.
 
-Requests that follow each other with the same adapter and settings are drawn as one batch.
-Order is kept, so nobody waits for requests that came later. The guards see every prompt
+Requests with the same steps and guidance are drawn as one batch, whichever adapters they ask
+for: each picture of a batch has its own (:mod:`lora_factory.diffusion.bank`). The request that
+has waited longest is always in the next batch, so nobody starves. The guards see every prompt
 before it is drawn and every picture before it leaves; without them nothing is drawn.
 """
 
@@ -13,12 +14,13 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lora_factory.diffusion.bank import Worn
 from lora_factory.diffusion.base import GenerationRequest
 from lora_factory.errors import ArtifactError, FactoryError, Interrupted, ServiceUnavailable
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 CHECKED = "checked"  # name of an adapter that is loaded only to see whether it fits
+MEBIBYTE = 1024**2
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,24 @@ class AdapterFile:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a batch must share."""
+    """How to draw a picture. Pictures of one batch share steps and guidance."""
 
     adapter: AdapterFile | None
     steps: int
     guidance: float
     strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine may hold."""
+
+    queue: int = 32
+    """Requests that may wait; one more is refused with ``queue.Full``."""
+    batch: int = 8
+    """Most requests drawn together."""
+    adapter_bytes: int = 512 * MEBIBYTE
+    """Memory for adapters; beyond it the least recently used ones go."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +79,23 @@ class Drawn:
 
 
 @dataclass
-class _Item:
+class Ticket:
     """One place in the queue: a picture to draw, or a file to check (``request`` is None)."""
 
     settings: Settings
     request: GenerationRequest | None
-    future: Future[Any]
+    deadline: float = float("inf")
+    """On the clock of ``time.monotonic``; who waited longer is not drawn."""
+    future: Future[Any] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
+    step: int = 0
+    """Denoising steps done."""
+    abandoned: bool = False
+
+    def abandon(self) -> None:
+        """Nobody waits any more: take it out, or stop drawing if the whole batch is abandoned."""
+        self.abandoned = True
+        self.future.cancel()
 
 
 class Engine:
@@ -79,26 +104,21 @@ class Engine:
     Args:
         load: makes the base; called in the worker thread.
         load_guards: makes the guards of prompts and pictures; called there too.
-        queue_size: requests that may wait; one more is refused with ``queue.Full``.
-        batch_size: most requests drawn together.
-        keep_adapters: adapters kept loaded; the least recently used one goes first.
+        limits: of queue, batch and memory.
     """
 
     def __init__(
         self,
         load: Callable[[], DiffusionBase],
         load_guards: Callable[[], Guards],
-        *,
-        queue_size: int = 16,
-        batch_size: int = 4,
-        keep_adapters: int = 4,
+        limits: Limits | None = None,
     ) -> None:
         self._load, self._load_guards = load, load_guards
-        self._size, self._batch, self._keep = queue_size, batch_size, keep_adapters
-        self._items: deque[_Item] = deque()
+        self.limits = limits or Limits()
+        self._items: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self._stop = threading.Event()
-        self._loaded: OrderedDict[str, None] = OrderedDict()
+        self._loaded: OrderedDict[str, int] = OrderedDict()  # sha256 → bytes
         self._failure: str = ""
         self._ready = threading.Event()
         self.swaps = 0
@@ -120,23 +140,31 @@ class Engine:
         """Requests that wait."""
         return len(self._items)
 
-    def draw(self, request: GenerationRequest, settings: Settings) -> Future[Drawn]:
-        """Queue one picture; cancelling the future before its turn takes it out.
+    @property
+    def adapter_bytes(self) -> int:
+        """Memory that adapters take."""
+        return sum(self._loaded.values())
 
-        The future fails with ModelError or ArtifactError where the adapter can't be used.
+    def draw(
+        self, request: GenerationRequest, settings: Settings, deadline: float = float("inf")
+    ) -> Ticket:
+        """Queue one picture; ``deadline``: see :class:`Ticket`. Its future gets a :class:`Drawn`.
+
+        The future fails with ModelError or ArtifactError where the adapter can't be used, and
+        with ServiceUnavailable past the deadline.
 
         Raises:
             queue.Full: too many requests wait.
             ServiceUnavailable: the engine is loading, stopped, or could not load its base.
         """
-        return self._put(_Item(settings, request, Future()))
+        return self._put(Ticket(settings, request, deadline))
 
-    def check(self, adapter: AdapterFile) -> Future[None]:
+    def check(self, adapter: AdapterFile) -> Ticket:
         """Queue a test whether a LoRA file fits this base; the future fails where it doesn't.
 
         Raises: as :meth:`draw`.
         """
-        return self._put(_Item(Settings(adapter, 1, 1.0), None, Future()))
+        return self._put(Ticket(Settings(adapter, 1, 1.0), None))
 
     def check_ready(self) -> None:
         """Raise ServiceUnavailable, with the reason, unless the engine can draw."""
@@ -144,14 +172,14 @@ class Engine:
             msg = f"not drawing: {self._failure or 'the base model is being loaded'}"
             raise ServiceUnavailable(msg)
 
-    def _put(self, item: _Item) -> Future[Any]:
+    def _put(self, item: Ticket) -> Ticket:
         with self._changed:
             self.check_ready()
-            if len(self._items) >= self._size:
+            if len(self._items) >= self.limits.queue:
                 raise queue.Full
             self._items.append(item)
             self._changed.notify()
-        return item.future
+        return item
 
     # -- worker thread
 
@@ -169,34 +197,31 @@ class Engine:
         log.info("engine is ready: base %s on %s", base.entry.name, base.device)
         while (batch := self._next()) is not None:
             self._serve(base, guards, batch)
+            self._make_room(base)
         self._failure = "the engine was stopped"
         for item in self._items:
             _fail(item, Interrupted("the service is stopping; ask again"))
 
-    def _next(self) -> list[_Item] | None:
-        """Wait for the next batch: the head of the queue and its like right behind it."""
+    def _next(self) -> list[Ticket] | None:
+        """Wait for the next batch: the head of the queue, and those that it can share it with."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._items) or self._stop.is_set())
             if self._stop.is_set():
                 return None
-            batch = [self._items.popleft()]
-            while (
-                batch[0].request is not None
-                and self._items
-                and self._items[0].request is not None
-                and self._items[0].settings == batch[0].settings
-                and len(batch) < self._batch
-            ):
-                batch.append(self._items.popleft())
+            head = self._items.popleft()
+            batch, others = [head], deque[Ticket]()
+            while head.request is not None and self._items:
+                item = self._items.popleft()
+                fits = len(batch) < self.limits.batch and _together(head, item)
+                (batch if fits else others).append(item)
+            self._items.extendleft(reversed(others))
         return batch
 
-    def _serve(self, base: DiffusionBase, guards: Guards, items: list[_Item]) -> None:
+    def _serve(self, base: DiffusionBase, guards: Guards, items: list[Ticket]) -> None:
         """The one boundary: whatever goes wrong with a batch is its requests' answer."""
         batch = [item for item in items if item.future.set_running_or_notify_cancel()]
-        if not batch:
-            return
         try:
-            if batch[0].request is None:
+            if batch and batch[0].request is None:
                 self._try(base, batch[0].settings.adapter)
                 batch[0].future.set_result(None)
             else:
@@ -207,51 +232,77 @@ class Engine:
             for item in batch:
                 _fail(item, err)
 
-    def _draw(self, base: DiffusionBase, guards: Guards, batch: list[_Item]) -> None:
+    def _draw(self, base: DiffusionBase, guards: Guards, batch: list[Ticket]) -> None:
         started = time.monotonic()
-        asked = [(item, item.request) for item in batch if item.request is not None]
-        verdicts = guards.prompts.check([request.prompt for _, request in asked])
-        for (item, _), verdict in zip(asked, verdicts, strict=True):
-            if not verdict.allowed:
-                waited = started - item.since
-                item.future.set_result(Drawn(None, waited, 0.0, 0, "prompt", verdict.rule))
-        asked = [one for one, verdict in zip(asked, verdicts, strict=True) if verdict.allowed]
+        asked = list(self._drawable(base, guards, batch, started))
         if not asked:
             return
+
+        def on_step(done: int, _total: int) -> bool:
+            for item, _, _ in asked:
+                item.step = done
+            return not self._stop.is_set() and not all(item.abandoned for item, _, _ in asked)
+
         settings = batch[0].settings
-        self._activate(base, settings)
         images = base.generate(
-            [request for _, request in asked],
+            [request for _, request, _ in asked],
             steps=settings.steps,
             guidance=settings.guidance,
-            batch_size=self._batch,
-            on_step=lambda _done, _total: not self._stop.is_set(),
+            batch_size=len(asked),
+            on_step=on_step,
+            adapters=[worn for _, _, worn in asked],
         )
         findings = guards.pictures.check(images)
         seconds = time.monotonic() - started
-        for (item, _), image, finding in zip(asked, images, findings, strict=True):
+        for (item, _, _), image, finding in zip(asked, images, findings, strict=True):
             waited = started - item.since
             drawn = Drawn(image, waited, seconds, len(asked))
             if not finding.allowed:
                 drawn = Drawn(None, waited, seconds, len(asked), "picture", finding.rule)
             item.future.set_result(drawn)
 
-    def _activate(self, base: DiffusionBase, settings: Settings) -> None:
-        """Make the adapter the active one, loading it and dropping the oldest if need be."""
-        adapter = settings.adapter
-        if adapter is None:
-            base.use_adapter(None)
-            return
-        name = adapter.sha256
+    def _drawable(
+        self, base: DiffusionBase, guards: Guards, batch: list[Ticket], now: float
+    ) -> Iterator[tuple[Ticket, GenerationRequest, Worn | None]]:
+        """What is left to draw, with its adapter loaded; the others get their answer here."""
+        asked = []
+        for item in batch:
+            if now > item.deadline:
+                late = f"waited {now - item.since:.0f} s for its turn, too long; try again later"
+                _fail(item, ServiceUnavailable(late))
+            elif item.request is not None:
+                asked.append((item, item.request))
+        prompts = [request.prompt for _, request in asked]
+        verdicts = guards.prompts.check(prompts) if prompts else []
+        for (item, request), verdict in zip(asked, verdicts, strict=True):
+            if not verdict.allowed:
+                drawn = Drawn(None, now - item.since, 0.0, 0, "prompt", verdict.rule)
+                item.future.set_result(drawn)
+                continue
+            try:
+                worn = self._worn(base, item.settings)
+            except FactoryError as err:  # its neighbours can be drawn
+                _fail(item, err)
+                continue
+            yield item, request, worn
+
+    def _worn(self, base: DiffusionBase, settings: Settings) -> Worn | None:
+        """A picture's adapter, loaded if it isn't."""
+        if settings.adapter is None:
+            return None
+        name = settings.adapter.sha256
         if name not in self._loaded:
-            _verify(adapter)
-            base.load_adapter(name, adapter.path)
+            _verify(settings.adapter)
+            base.load_adapter(name, settings.adapter.path)
+            self._loaded[name] = base.adapter_size(name)
             self.swaps += 1
-            self._loaded[name] = None
-            while len(self._loaded) > self._keep:
-                base.drop_adapter(self._loaded.popitem(last=False)[0])
         self._loaded.move_to_end(name)
-        base.use_adapter(name, settings.strength)
+        return Worn(name, settings.strength)
+
+    def _make_room(self, base: DiffusionBase) -> None:
+        """Drop the adapters that were not used for longest, once a batch is done."""
+        while self.adapter_bytes > self.limits.adapter_bytes:
+            base.drop_adapter(self._loaded.popitem(last=False)[0])
 
     def _try(self, base: DiffusionBase, adapter: AdapterFile | None) -> None:
         if adapter is None:
@@ -261,6 +312,12 @@ class Engine:
             base.load_adapter(CHECKED, adapter.path)
         finally:
             base.drop_adapter(CHECKED)
+
+
+def _together(head: Ticket, other: Ticket) -> bool:
+    """Whether two pictures can be drawn in one batch."""
+    one, two = head.settings, other.settings
+    return other.request is not None and (one.steps, one.guidance) == (two.steps, two.guidance)
 
 
 def file_sha256(path: Path) -> str:
@@ -280,6 +337,6 @@ def _verify(adapter: AdapterFile) -> None:
         raise ArtifactError(msg)
 
 
-def _fail(item: _Item, err: BaseException) -> None:
+def _fail(item: Ticket, err: BaseException) -> None:
     if not item.future.done():
         item.future.set_exception(err)

@@ -29,14 +29,16 @@ from lora_factory.errors import ServiceUnavailable, SpecError
 from lora_factory.guard.content import check_prompt
 from lora_factory.guard.provenance.c2pa import Facts
 from lora_factory.guard.provenance.marks import marks_of
-from lora_factory.serve.engine import Drawn, Settings
+from lora_factory.serve.engine import Drawn, Settings, Ticket
 from lora_factory.serve.metrics import BASE
-from lora_factory.serve.services import TARGET, Services, Wired
+from lora_factory.serve.services import TARGET, Services, Wired, services_of
 from lora_factory.store.catalog import Generation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LOOK = 0.5  # seconds between looks whether the client is still there
+CLOSED = 499  # as nginx logs a client that left
 PAGE = Path(__file__).parent / "static" / "index.html"
 router = APIRouter()
 
@@ -49,7 +51,7 @@ async def generate(body: GenerateRequest, request: Request, wired: Wired) -> Gen
     admin = wired.is_admin(request)
     model = await asyncio.to_thread(_resolve, body, wired, admin=admin)
     seed = secrets.randbelow(2**32) if body.seed is None else body.seed
-    drawn = await _draw(body, model, seed, wired)
+    drawn = await _draw(body, model, seed, request)
     if drawn.image is None:
         _refuse(drawn.refused, drawn.rule, wired)
     image = await asyncio.to_thread(_marked, drawn.image, model, wired)
@@ -104,7 +106,8 @@ def _resolve(body: GenerateRequest, wired: Services, *, admin: bool) -> Model | 
     return model
 
 
-async def _draw(body: GenerateRequest, model: Model | None, seed: int, wired: Services) -> Drawn:
+async def _draw(body: GenerateRequest, model: Model | None, seed: int, request: Request) -> Drawn:
+    wired = services_of(request)
     base, timeout = wired.config.base, wired.config.timeout
     settings = Settings(
         adapter=wired.folder.find(model.sha256) if model else None,
@@ -112,17 +115,32 @@ async def _draw(body: GenerateRequest, model: Model | None, seed: int, wired: Se
         guidance=body.guidance or base.guidance,
         strength=body.strength if model else 1.0,
     )
-    future = wired.engine.draw(GenerationRequest(prompt=body.prompt, seed=seed), settings)
-    try:
-        drawn = await asyncio.wait_for(asyncio.wrap_future(future), timeout)
-    except TimeoutError as err:
-        msg = f"no picture within {timeout:.0f} s; ask for fewer steps or try again later"
-        raise ServiceUnavailable(msg) from err
+    wanted = GenerationRequest(prompt=body.prompt, seed=seed)
+    ticket = wired.engine.draw(wanted, settings, time.monotonic() + timeout)
+    drawn = await _wait(ticket, request, timeout)
     wired.metrics.waiting.observe(drawn.waited)
     if drawn.refused != "prompt":
         wired.metrics.generations.labels(model.name if model else BASE).inc()
         wired.metrics.drawing.observe(drawn.seconds)
     return drawn
+
+
+async def _wait(ticket: Ticket, request: Request, timeout: float) -> Drawn:
+    """The picture; who left, or waited too long, is not drawn for."""
+    future = asyncio.wrap_future(ticket.future)
+    deadline = time.monotonic() + timeout
+    try:
+        while not future.done():
+            await asyncio.wait([future], timeout=LOOK)
+            if time.monotonic() > deadline:
+                msg = f"no picture within {timeout:.0f} s; ask for fewer steps or try again later"
+                raise ServiceUnavailable(msg)
+            if not future.done() and await request.is_disconnected():
+                raise HTTPException(CLOSED, "the client has left")
+        drawn: Drawn = future.result()
+        return drawn
+    finally:
+        ticket.abandon()
 
 
 def _marked(image: Image, model: Model | None, wired: Services) -> str:

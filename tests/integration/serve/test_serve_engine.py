@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL.Image import Image
 from safetensors.torch import save_file
 
 from lora_factory.contracts.settings import Settings as DeploymentSettings
+from lora_factory.diffusion.bank import Worn
 from lora_factory.diffusion.base import DiffusionBase, GenerationRequest, OnStep
 from lora_factory.diffusion.families import load_base
 from lora_factory.errors import ArtifactError, Interrupted, ModelError, ServiceUnavailable
@@ -24,11 +26,20 @@ from lora_factory.guard.images import Finding
 from lora_factory.guard.meaning import PromptFilter
 from lora_factory.guard.output import OutputGuard
 from lora_factory.models.profiles import load_profile
-from lora_factory.serve.engine import AdapterFile, Drawn, Engine, Settings, file_sha256
+from lora_factory.serve.engine import (
+    AdapterFile,
+    Drawn,
+    Engine,
+    Limits,
+    Settings,
+    Ticket,
+    file_sha256,
+)
 from lora_factory.serve.guards import Guards
 
 pytestmark = pytest.mark.integration
 PLAIN = Settings(None, 1, 4.0)
+SMALL = 200_000  # bytes that one adapter of these tests takes, at most
 
 
 class Recorder:
@@ -37,9 +48,8 @@ class Recorder:
     def __init__(self, base: DiffusionBase) -> None:
         self._base = base
         self.entry, self.device = base.entry, base.device
-        self.batches: list[tuple[str | None, float, list[int]]] = []
+        self.batches: list[tuple[list[Worn | None], list[int]]] = []
         self.loaded: list[str] = []
-        self.active: tuple[str | None, float] = (None, 1.0)
         self.gate = threading.Event()
         self.gate.set()
         self.begun = threading.Event()
@@ -52,9 +62,8 @@ class Recorder:
         self._base.drop_adapter(name)
         self.loaded = [kept for kept in self.loaded if kept != name]
 
-    def use_adapter(self, name: str | None, strength: float = 1.0) -> None:
-        self._base.use_adapter(name, strength)
-        self.active = (name, strength)
+    def adapter_size(self, name: str) -> int:
+        return self._base.adapter_size(name)
 
     def generate(
         self,
@@ -64,6 +73,7 @@ class Recorder:
         guidance: float,
         batch_size: int,
         on_step: OnStep,
+        adapters: Sequence[Worn | None],
     ) -> list[Image]:
         self.begun.set()
 
@@ -77,9 +87,14 @@ class Recorder:
             msg = "CUDA error"
             raise RuntimeError(msg)
         images = self._base.generate(
-            requests, steps=steps, guidance=guidance, batch_size=batch_size, on_step=at_gate
+            requests,
+            steps=steps,
+            guidance=guidance,
+            batch_size=batch_size,
+            on_step=at_gate,
+            adapters=adapters,
         )
-        self.batches.append((*self.active, [request.seed for request in requests]))
+        self.batches.append((list(adapters), [request.seed for request in requests]))
         return images
 
 
@@ -90,7 +105,7 @@ class RefusesSeed99:
         self._base = base
 
     def check(self, images: Sequence[Image]) -> list[Finding]:
-        seeds = self._base.batches[-1][2]
+        seeds = self._base.batches[-1][1]
         assert len(images) == len(seeds)
         if 98 in seeds:
             msg = "the guard broke"
@@ -126,9 +141,7 @@ def engine(base: Recorder) -> Iterator[Engine]:
     made = Engine(
         lambda: cast("DiffusionBase", base),
         lambda: Guards(cast("PromptFilter", RefusesBadWords()), OutputGuard([RefusesSeed99(base)])),
-        queue_size=6,
-        batch_size=3,
-        keep_adapters=2,
+        Limits(queue=6, batch=3, adapter_bytes=2 * SMALL),
     )
     made.start()
     assert made._ready.wait(5)
@@ -146,7 +159,7 @@ def lora(make_lora: Callable[[int, float], Path]) -> Callable[[str], AdapterFile
 
 
 def ask(engine: Engine, seed: int, settings: Settings = PLAIN, prompt: str = "x") -> Future[Drawn]:
-    return engine.draw(GenerationRequest(prompt, seed), settings)
+    return engine.draw(GenerationRequest(prompt, seed), settings).future
 
 
 def hold(base: Recorder, engine: Engine) -> Future[Drawn]:
@@ -158,36 +171,20 @@ def hold(base: Recorder, engine: Engine) -> Future[Drawn]:
     return busy
 
 
-def test_neighbours_with_the_same_settings_share_a_batch_in_order(
+def test_a_batch_holds_whatever_has_its_steps_and_the_head_is_always_in_it(
     base: Recorder, engine: Engine, lora: Callable[[str], AdapterFile]
 ) -> None:
-    a, b = Settings(lora("a"), 1, 4.0), Settings(lora("b"), 1, 4.0)
+    a, b = lora("a"), lora("b")
+    one, two, other = Settings(a, 1, 4.0), Settings(b, 1, 4.0, 0.5), Settings(a, 2, 4.0)
     busy = hold(base, engine)
-    waiting = [ask(engine, n, s) for n, s in enumerate([a, a, b, a, a, a], start=1)]
+    waiting = [ask(engine, n, s) for n, s in enumerate([one, other, two, PLAIN, other, one], 1)]
     base.gate.set()
     for future in (busy, *waiting):
         future.result(5)
-    assert [seeds for _, _, seeds in base.batches] == [[0], [1, 2], [3], [4, 5, 6]]
-    assert [name for name, _, _ in base.batches[1:]] == [
-        a.adapter.sha256 if a.adapter else "",
-        b.adapter.sha256 if b.adapter else "",
-        a.adapter.sha256 if a.adapter else "",
-    ]
-    assert waiting[0].result().batch == 2
+    assert [seeds for _, seeds in base.batches] == [[0], [1, 3, 4], [2, 5], [6]]
+    assert base.batches[1][0] == [Worn(a.sha256), Worn(b.sha256, 0.5), None]
+    assert waiting[0].result().batch == 3
     assert engine.swaps == 2
-
-
-def test_strength_and_steps_split_batches(
-    base: Recorder, engine: Engine, lora: Callable[[str], AdapterFile]
-) -> None:
-    file = lora("a")
-    busy = hold(base, engine)
-    kinds = [Settings(file, 1, 4.0), Settings(file, 1, 4.0, 0.5), Settings(file, 2, 4.0, 0.5)]
-    waiting = [ask(engine, n, s) for n, s in enumerate(kinds, start=1)]
-    base.gate.set()
-    for future in (busy, *waiting):
-        future.result(5)
-    assert [(s, seeds) for _, s, seeds in base.batches[1:]] == [(1.0, [1]), (0.5, [2]), (0.5, [3])]
 
 
 def test_a_full_queue_refuses_and_a_cancelled_request_is_not_drawn(
@@ -202,7 +199,7 @@ def test_a_full_queue_refuses_and_a_cancelled_request_is_not_drawn(
     base.gate.set()
     for future in (busy, *waiting[1:]):
         future.result(5)
-    assert [seeds for _, _, seeds in base.batches] == [[0], [2, 3], [4, 5, 6]]
+    assert [seeds for _, seeds in base.batches] == [[0], [2, 3], [4, 5, 6]]
     ask(engine, 8).result(5)
 
 
@@ -212,6 +209,10 @@ def test_the_least_recently_used_adapter_goes(
     files = {name: lora(name) for name in "abc"}
     for name in "abac":
         ask(engine, 1, Settings(files[name], 1, 4.0)).result(5)
+    assert (
+        base.adapter_size(files["a"].sha256) <= SMALL < 1.5 * base.adapter_size(files["a"].sha256)
+    )
+    ask(engine, 1).result(5)  # room is made after a batch
     assert base.loaded == [files["a"].sha256, files["c"].sha256]
     assert engine.swaps == 3
 
@@ -228,8 +229,8 @@ def test_damaged_missing_and_foreign_files_fail_alone(
     foreign = tmp_path / "foreign.safetensors"
     save_file({"unet.other.lora_A.weight": torch.ones(4, 4)}, foreign)
     with pytest.raises(ModelError, match="fits no layer"):
-        engine.check(AdapterFile(foreign, file_sha256(foreign))).result(5)
-    engine.check(lora("b")).result(5)
+        engine.check(AdapterFile(foreign, file_sha256(foreign))).future.result(5)
+    engine.check(lora("b")).future.result(5)
     assert base.loaded == [], "checking leaves nothing loaded"
     assert ask(engine, 2).result(5).image.size == (64, 64)
 
@@ -237,17 +238,70 @@ def test_damaged_missing_and_foreign_files_fail_alone(
 def test_a_batch_draws_what_each_would_draw_alone(
     engine: Engine, lora: Callable[[str], AdapterFile], base: Recorder
 ) -> None:
-    settings = Settings(lora("a"), 2, 4.0)
-    alone = [ask(engine, n, settings).result(5).image for n in (1, 2)]
+    asked = [(1, Settings(lora("a"), 2, 4.0)), (2, Settings(lora("b"), 2, 4.0, 0.5))]
+    asked.append((3, Settings(None, 2, 4.0)))
+    alone = [ask(engine, *one).result(5).image for one in asked]
     busy = hold(base, engine)
-    together = [ask(engine, n, settings) for n in (1, 2)]
+    together = [ask(engine, *one) for one in asked]
     base.gate.set()
     busy.result(5)
-    assert together[0].result(5).batch == 2
+    assert together[0].result(5).batch == 3
     for one, many in zip(alone, together, strict=True):
         distance = np.abs(np.asarray(one, float) - np.asarray(many.result(5).image, float))
         assert distance.max() <= 2, "rounding only"
     assert np.any(np.asarray(alone[0]) != np.asarray(ask(engine, 1).result(5).image))
+
+
+def test_who_has_left_is_not_drawn_for(base: Recorder, engine: Engine) -> None:
+    base.gate.clear()
+    base.begun.clear()
+    running = [engine.draw(GenerationRequest("x", 1), PLAIN)]
+    assert base.begun.wait(5)
+    waiting = [engine.draw(GenerationRequest("x", seed), PLAIN) for seed in (2, 3)]
+    waiting[0].abandon()
+    running[0].abandon()  # the batch at work has nobody left: it ends between two steps
+    with pytest.raises(Interrupted):
+        running[0].future.result(5)
+    base.gate.set()
+    assert waiting[1].future.result(5).batch == 1
+    assert [seeds for _, seeds in base.batches] == [[3]]
+    assert waiting[1].step == 1
+
+
+def test_a_batch_goes_on_while_anyone_in_it_waits(base: Recorder, engine: Engine) -> None:
+    busy = hold(base, engine)
+    tickets = [engine.draw(GenerationRequest("x", seed), PLAIN) for seed in (1, 2)]
+    base.begun.clear()
+    base.gate.set()
+    busy.result(5)
+    tickets[0].abandon()
+    assert tickets[1].future.result(5).image is not None
+
+
+def test_who_waited_too_long_is_told_so(base: Recorder, engine: Engine) -> None:
+    busy = hold(base, engine)
+    late = engine.draw(GenerationRequest("x", 1), PLAIN, time.monotonic() + 0.05)
+    other: Ticket = engine.draw(GenerationRequest("x", 2), PLAIN, time.monotonic() + 60)
+    time.sleep(0.1)
+    base.gate.set()
+    busy.result(5)
+    with pytest.raises(ServiceUnavailable, match="too long"):
+        late.future.result(5)
+    assert other.future.result(5).batch == 1
+
+
+def test_a_damaged_adapter_costs_its_neighbours_nothing(
+    base: Recorder, engine: Engine, lora: Callable[[str], AdapterFile], tmp_path: Path
+) -> None:
+    missing = AdapterFile(tmp_path / "none.safetensors", "0" * 64)
+    busy = hold(base, engine)
+    good = ask(engine, 1, Settings(lora("a"), 1, 4.0))
+    bad = ask(engine, 2, Settings(missing, 1, 4.0))
+    base.gate.set()
+    busy.result(5)
+    with pytest.raises(ArtifactError, match="not on this server"):
+        bad.result(5)
+    assert good.result(5).batch == 1
 
 
 def test_an_unforeseen_error_is_the_batch_s_answer(engine: Engine) -> None:
@@ -264,7 +318,7 @@ def test_a_refused_picture_never_leaves_and_its_neighbours_do(
     base.gate.set()
     busy.result(5)
     one, refused, other = (future.result(5) for future in waiting)
-    assert base.batches[-1][2] == [1, 99, 2]
+    assert base.batches[-1][1] == [1, 99, 2]
     assert (refused.image, refused.refused, refused.rule) == (None, "picture", "unsafe_image")
     assert one.image is not None
     assert other.image is not None
@@ -278,7 +332,7 @@ def test_a_refused_prompt_is_not_drawn_and_its_neighbours_are(
     base.gate.set()
     busy.result(5)
     one, refused, other = (future.result(5) for future in waiting)
-    assert base.batches[-1][2] == [1, 3]
+    assert base.batches[-1][1] == [1, 3]
     assert (refused.image, refused.refused, refused.rule) == (None, "prompt", "meaning")
     assert (one.batch, other.batch) == (2, 2)
     alone = ask(engine, 4, prompt="bad").result(5)
