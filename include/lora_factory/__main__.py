@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
-    for noisy in ("httpx", "httpcore", "urllib3", "PIL", "sentence_transformers"):
+    for noisy in ("httpx", "httpx2", "httpcore", "urllib3", "PIL", "sentence_transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Before torch is loaded. Threads that spin at barriers made a small model's training step
     # fifty times slower on two busy cores; yielding costs up to twice on idle ones.

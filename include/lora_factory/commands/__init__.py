@@ -5,4 +5,4 @@ the exit status; what a person asked to see goes to standard output, all else to
 ``NAMES`` lists them in the order of the help.
 """
 
-NAMES = ("catalog", "compare", "keys", "protect", "takedown", "verify")
+NAMES = ("catalog", "compare", "keys", "profile", "protect", "takedown", "verify")

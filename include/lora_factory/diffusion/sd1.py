@@ -59,6 +59,8 @@ def load(entry: BaseEntry, *, device: str | None = None) -> Sd1Base:
 
     def weights(loader: Callable[..., Any], subfolder: str, **dtypes: Any) -> Any:
         options = {"subfolder": subfolder, "use_safetensors": True, "output_loading_info": True}
+        if entry.variant:
+            options["variant"] = entry.variant
         try:
             model, info = pretrained(loader, entry, **options, **dtypes)
         except ModelError as err:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_factory.errors import ConfigurationError, ModelError
+from lora_factory.models.cache import verify
 from lora_factory.models.profiles import ModelRef, Profile, RoleModel
 
 if TYPE_CHECKING:
@@ -45,16 +46,16 @@ def limit_threads(settings: Settings) -> int:
 
 
 def pretrained(loader: Callable[..., T], ref: ModelRef, **kwargs: Any) -> T:
-    """Call a ``from_pretrained`` with safetensors only, no remote code, revision pinned.
+    """Call a ``from_pretrained`` on local files; those of a hub model are verified first.
 
     Raises:
-        ModelError: files are missing, damaged or of another family.
+        ModelError: files are missing, damaged, not those of the lock, or of another family.
     """
     from safetensors import SafetensorError
 
     where = ref.location()
-    if ref.model is not None:
-        kwargs["revision"] = ref.revision
+    if ref.locked is not None:
+        verify(ref.locked, kwargs.get("subfolder", ""))
     try:
         with _ONE_AT_A_TIME:
             return loader(where, **kwargs)

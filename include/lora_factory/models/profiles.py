@@ -10,7 +10,7 @@ import importlib.util
 import tomllib
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -18,31 +18,42 @@ from lora_factory.contracts.base import Contract
 from lora_factory.contracts.records import Domain
 from lora_factory.contracts.settings import Settings
 from lora_factory.errors import ConfigurationError, ModelError, SpecError
+from lora_factory.models.cache import snapshot
+from lora_factory.models.lock import SUFFIX as LOCK_SUFFIX
+from lora_factory.models.lock import LockedModel, read_lock
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ASSETS = PACKAGE / "assets"
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".json", ".txt")
+E = TypeVar("E", bound="ModelRef")
 
 
 class ModelRef(Contract):
     """Where a model's files are: exactly one of ``path``, ``package``, ``model``, or none.
 
     ``path`` is absolute or relative to the package's assets; ``package`` is
-    ``module:subfolder`` of an installed wheel; ``model`` is a hub id (then ``revision`` pins it).
+    ``module:subfolder`` of an installed wheel; ``model`` is a hub id (then ``revision`` pins it),
+    which is loaded only as ``profile pull`` locked it.
     """
 
     path: str | None = None
     package: str | None = None
     model: str | None = None
-    revision: str = "main"
+    revision: str = Field("main", description="Commit of the hub id; a tag or branch may move")
+    variant: str = Field("", pattern=r"^[a-z0-9_]*$", description="Of the weights: fp16, or none")
+    hashes: dict[str, str] = Field(
+        default_factory=dict, description="Path in the repository → sha256 that a pull insists on"
+    )
+    licence: str = Field("", max_length=100, description="Of the weights; empty: not known")
+    locked: LockedModel | None = Field(None, description="From the lock file")
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     batch_size: int = Field(32, ge=1)
 
     def location(self) -> str:
-        """Local folder, or hub id, to hand to ``from_pretrained``.
+        """Local folder to hand to ``from_pretrained``.
 
         Raises:
-            ModelError: a local folder or the wheel is missing.
+            ModelError: a local folder or the wheel is missing, or the model wasn't pulled.
         """
         if self.path is not None:
             folder = ASSETS / self.path  # an absolute path stays itself
@@ -60,12 +71,19 @@ class ModelRef(Contract):
         if self.model is None:
             msg = "this role has no model of its own; its kind names what it uses instead"
             raise ModelError(msg)
-        return self.model
+        if self.locked is None or not (folder := snapshot(self.locked)).is_dir():
+            msg = (
+                f"model {self.model}@{self.revision} is not on this machine; "
+                "run `python -m lora_factory profile pull` for this profile"
+            )
+            raise ModelError(msg)
+        return str(folder)
 
     def resolve_revision(self) -> str:
-        """A string that changes when the model does: hash of local files, or id@revision."""
+        """A string that changes when the model does: hash of local files, or id@commit."""
         if self.model is not None:
-            return f"{self.model}@{self.revision}"
+            commit = self.revision if self.locked is None else self.locked.commit
+            return f"{self.model}@{commit}" + (f"#{self.variant}" if self.variant else "")
         if self.path is None and self.package is None:
             return "none"
         return "sha256:" + _folder_hash(self.location())
@@ -117,7 +135,7 @@ class BaseEntry(ModelRef):
     """A base model that LoRAs can be trained on."""
 
     name: str = ""
-    family: Literal["sd1"]
+    family: Literal["sd1", "sdxl"]
     domains: tuple[Domain, ...]
     resolution: int = Field(ge=8, description="Native square resolution, pixels")
     learning_rate: float = Field(gt=0, lt=1, description="LoRA rate that suits this base")
@@ -128,7 +146,6 @@ class BaseEntry(ModelRef):
     steps: int = Field(ge=1, description="Denoising steps")
     guidance: float = Field(ge=1)
     targets: tuple[str, ...] = Field((), description="Overrides the domain's target modules")
-    licence: str = Field("", max_length=100, description="Of the weights; empty: not known")
 
 
 class Profile(Contract):
@@ -201,20 +218,70 @@ def profile_folders(settings: Settings) -> list[Path]:
 
 
 def load_profile(name: str, settings: Settings) -> Profile:
-    """Read ``<name>.toml``.
+    """Read ``<name>.toml``, and its lock file where there is one.
 
     Raises:
         SpecError: no such profile; lists those there are.
         ConfigurationError: the file can't be used; names the field.
     """
+    profile = _parse(name, profile_file(name, settings))
+    if all(entry.model is None for entry in (*profile.roles.values(), *profile.bases.values())):
+        return profile
+    lock = read_lock(lock_file(name, settings))
+    return profile.model_copy(
+        update={
+            "roles": {n: _with_lock(r, lock.roles.get(n)) for n, r in profile.roles.items()},
+            "bases": {n: _with_lock(b, lock.bases.get(n)) for n, b in profile.bases.items()},
+        }
+    )
+
+
+def lock_file(name: str, settings: Settings, *, write: bool = False) -> Path:
+    """Lock file of a profile: the operator's, or the one beside the profile.
+
+    Args:
+        name: of the profile.
+        settings: the deployment's configuration.
+        write: to write it; else the one to read, which may not exist.
+
+    Raises:
+        SpecError: no such profile.
+    """
+    beside = profile_file(name, settings).with_name(f"{name}{LOCK_SUFFIX}")
+    if settings.profiles is None:
+        return beside
+    own = settings.profiles / beside.name
+    return own if write or own.is_file() else beside
+
+
+def profile_file(name: str, settings: Settings) -> Path:
+    """The TOML file of a profile.
+
+    Raises:
+        SpecError: no such profile; lists those there are.
+    """
     known: set[str] = set()
     for folder in profile_folders(settings):
-        known |= {file.stem for file in folder.glob("*.toml")}
+        files = [file for file in folder.glob("*.toml") if not file.name.endswith(LOCK_SUFFIX)]
+        known |= {file.stem for file in files}
         file = folder / f"{name}.toml"
-        if name == Path(name).name and file.is_file():
-            return _parse(name, file)
+        if name == Path(name).name and file in files:
+            return file
     msg = f"unknown profile {name!r}; choose one of: {', '.join(sorted(known))}"
     raise SpecError(msg)
+
+
+def _with_lock(entry: E, locked: LockedModel | None) -> E:
+    """The entry with its lock, if that is of what the profile asks for today."""
+    if locked is None or (locked.model, locked.revision, locked.variant) != (
+        entry.model,
+        entry.revision,
+        entry.variant,
+    ):
+        return entry
+    if any(locked.files[p].sha256 != h for p, h in entry.hashes.items() if p in locked.files):
+        return entry
+    return entry.model_copy(update={"locked": locked})
 
 
 def _parse(name: str, file: Path) -> Profile:
