@@ -37,6 +37,9 @@ class Settings(Contract):
     crawl_delay: float = Field(
         1.0, ge=0, le=3600, description="Least seconds between requests to a host not listed"
     )
+    crawl_timeout: float = Field(
+        20.0, gt=0, le=600, description="Seconds a request may take, to its last byte"
+    )
     crawl_redis: SecretStr = Field(
         SecretStr(""), description="redis:// URL of the frontier that several workers share"
     )

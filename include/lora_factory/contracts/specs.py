@@ -39,6 +39,10 @@ class CrawlRequest(StageSpec):
     )
     max_pages: int = Field(1000, ge=1, le=1_000_000)
     max_images: int = Field(2000, ge=1, le=1_000_000)
+    max_depth: int = Field(20, ge=0, description="Links between a seed and a page")
+    max_pages_per_host: int | None = Field(
+        None, ge=1, description="Pages a worker fetches from one host; None: max_pages"
+    )
     languages: tuple[str, ...] = Field(("en",), description="ISO 639-1 codes of pages to keep")
     min_entropy: float = Field(
         5.0, ge=0, description="Shannon entropy of a page's words, bits (article: > 5.0)"

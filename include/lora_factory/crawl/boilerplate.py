@@ -99,15 +99,14 @@ def _own_fault(element: HtmlElement) -> str:
 
 def main_text(tree: HtmlElement) -> str:
     """The page's content, a paragraph a line. The tree is used up."""
-    from trafilatura import bare_extraction
+    from trafilatura import extract
 
     for figure in list(tree.iter("figure", "figcaption")):
         # Trafilatura drops figures whole; what is said of a picture is content here.
         figure.tag = "div" if figure.tag == "figure" else "p"
     found = ""
     if sum(1 for _ in zip(range(MAX_ELEMENTS + 1), tree.iter(), strict=False)) <= MAX_ELEMENTS:
-        document = bare_extraction(tree, fast=True, include_comments=False)
-        found = (document.text or "") if document is not None else ""
+        found = extract(tree, fast=True, include_comments=False) or ""
     if len(found.split()) >= FEW_WORDS:
         return found
     rest = _without_boilerplate(tree)

@@ -29,8 +29,14 @@ PUBLIC = "LORA_FACTORY_PUBLIC"  # Settings.crawl_public
 DELAY = "LORA_FACTORY_DELAY"  # Settings.crawl_delay
 ROBOTS_BYTES = 500 * 1024  # RFC 9309, 2.5: at least this much is read
 OFFICIAL = {"delay": 1.0, "jitter": 0.0, "concurrency": 1}
+REFUSED_NAMES: dict[str, str] = {}
+"""Name → an address of it that was refused; of this process, which crawls once."""
 POLITE = 2
 """Connections at a time to a host that isn't the operator's own."""
+OWN_CONCURRENCY = 8
+"""Connections at a time to one that is."""
+POLITENESS = "politeness"
+"""Key of a request's meta: host → (delay in seconds, connections at a time)."""
 
 
 def host_rules(settings: Any) -> HostRules:
@@ -108,6 +114,7 @@ class _Sieve:
         if self._rules.allows_address(self._name, address.host):
             self._receiver.addressResolved(address)
         else:
+            REFUSED_NAMES[self._name.lower()] = str(address.host)
             log.warning("%s resolves to %s, which is not public", self._name, address.host)
 
     def resolutionComplete(self) -> None:  # noqa: N802
@@ -227,6 +234,10 @@ class SiteRulesMiddleware:
         parts = urlsplit(request.url)
         origin = f"{parts.scheme}://{parts.netloc}"
         rules = await self.reader.site(origin)
+        if rules.robots is None and (address := REFUSED_NAMES.get(parts.hostname or "")):
+            raise Refused(
+                reason="host_not_allowed", detail=f"it resolves to {address}, which is not public"
+            )
         if rules.robots is None:
             raise Refused(reason="robots_disallowed", detail=rules.problem)
         if not rules.robots.can_fetch(request.url, self._token):
@@ -253,6 +264,10 @@ class SiteRulesMiddleware:
     def _slot(self, request: Any, host: str, slot: dict[str, float]) -> None:
         self._crawler.engine.downloader.per_slot_settings.setdefault(host, slot)
         request.meta["download_slot"] = host
+        # For the frontier, which keeps to it over all workers; redirects add their hosts.
+        request.meta.setdefault(POLITENESS, {})[host] = (
+            slot["delay"], int(slot.get("concurrency", OWN_CONCURRENCY))
+        )  # fmt: skip
 
 
 def _in_words(status: int, body: bytes) -> str:

@@ -175,6 +175,7 @@ def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         "DOWNLOADER_MIDDLEWARES": {
             f"{room}.middlewares.HostGuard": 10,
             f"{room}.middlewares.SiteRulesMiddleware": 100,
+            f"{room}.backoff.BackOff": 560,  # sees answers before Scrapy's retries do
         },
         "ITEM_PIPELINES": {f"{room}.pipelines.LedgerPipeline": 100},
         "TWISTED_DNS_RESOLVER": f"{room}.middlewares.GuardedResolver",
@@ -189,7 +190,7 @@ def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         "COOKIES_ENABLED": False,
         "METAREFRESH_ENABLED": False,
         "DOWNLOAD_VERIFY_CERTIFICATES": True,
-        "DOWNLOAD_TIMEOUT": 20,
+        "DOWNLOAD_TIMEOUT": settings.crawl_timeout,
         "DOWNLOAD_MAXSIZE": MAX_BYTES,
         "DOWNLOAD_WARNSIZE": 0,
         "RETRY_TIMES": 2,

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lora_factory.crawl.hosts import HostRules, host_and_port
-from lora_factory.crawl.links import LinkScorer, canonical_url, may_be_page, terms
+from lora_factory.crawl.links import LinkScorer, canonical_url, looks_endless, may_be_page, terms
 from lora_factory.errors import ConfigurationError
 
 TOPICS = ("icons of animals, food and objects",)
@@ -23,6 +23,7 @@ TOPICS = ("icons of animals, food and objects",)
         ("../rooms/tools.html?", "http://base.example/rooms/tools.html"),
         ("  /spaces.html\n", "http://base.example/spaces.html"),
         ("//cdn.example/x.png", "http://cdn.example/x.png"),
+        ("/a;JSESSIONID=0A1B?PHPSESSID=7&id=2&utm_source=x", "http://base.example/a?id=2"),
     ],
 )
 def test_one_spelling(url: str, expected: str) -> None:
@@ -67,6 +68,13 @@ def test_links_to_files_are_no_pages() -> None:
     assert may_be_page("http://h.example/v1.2/about")
     assert not may_be_page("http://h.example/picture.PNG")
     assert not may_be_page("http://h.example/all.zip?download=1")
+
+
+def test_paths_that_grow_as_those_of_traps_do() -> None:
+    assert not looks_endless("http://h.example/2026/11/24/icons/a.html")
+    assert not looks_endless("http://h.example/a/b/a/b/a")
+    assert looks_endless("http://h.example/a/b/a/b/a/b/a/")
+    assert looks_endless("http://h.example/" + "/".join(map(str, range(21))))
 
 
 def test_terms_drop_common_words_and_plurals() -> None:
