@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from lora_factory.commands import NAMES
 from lora_factory.contracts.run import RUNNABLE
@@ -66,9 +67,13 @@ def _stage(args: argparse.Namespace) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    module = importlib.import_module(f"lora_factory.commands.{args.command}")
+    module = _command_module(args.command)
     status: int = module.run(args, Settings.from_environment())
     return status
+
+
+def _command_module(name: str) -> ModuleType:
+    return importlib.import_module(f"lora_factory.commands.{name.replace('-', '_')}")
 
 
 def _read_spec(path: Path) -> dict[str, object]:
@@ -91,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--spec", type=Path, required=True, help="JSON file: the stage's Spec")
         command.add_argument("--report", type=Path, required=True, help="JSON file to write")
     for name in NAMES:
-        module = importlib.import_module(f"lora_factory.commands.{name}")
+        module = _command_module(name)
         module.arguments(commands.add_parser(name, help=module.HELP, description=module.__doc__))
     return parser
 

@@ -125,6 +125,8 @@ def run_stage(
             )
             reference = store.commit(context.out, draft)
             remove_tree(work)
+        if (finish := getattr(stage, "finish", None)) is not None:
+            finish(spec, inputs, settings)
         return _result(store, reference, reused, time.monotonic() - started)
 
 

@@ -2,7 +2,7 @@
 
 A module offers ``HELP`` (one line), ``arguments(parser)`` and ``run(args, settings) -> int``,
 the exit status; what a person asked to see goes to standard output, all else to the log.
-``NAMES`` lists them in the order of the help.
+``NAMES`` lists them in the order of the help; ``crawl-status`` is ``crawl_status.py``.
 """
 
-NAMES = ("catalog", "compare", "keys", "profile", "protect", "takedown", "verify")
+NAMES = ("catalog", "compare", "crawl-status", "keys", "profile", "protect", "takedown", "verify")

@@ -72,7 +72,9 @@ class StageModule(Protocol):
 
     A stage whose result depends on more of the deployment than models (an index of protected
     works, takedowns) also offers ``conditions(inputs, settings) -> dict[str, str]``: names and
-    revisions that enter the artifact key and stand in the manifest beside the models'.
+    revisions that enter the artifact key and stand in the manifest beside the models'. One that
+    worked on something shared offers ``finish(spec, inputs, settings)``: called once its artifact
+    is committed (or was found), it lets go of what nobody needs any more.
     """
 
     KIND: Kind

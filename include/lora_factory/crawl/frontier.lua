@@ -11,7 +11,8 @@
 -- waiting:<kind>    hosts by when they may be asked; busy ones are in neither
 -- next busy delay conc   host -> its politeness and requests under way
 -- depth             hosts by tasks queued      delayed            ids by when to try again
--- lease             token -> "freed worker id" leases             tokens by when they run out
+-- lease             token -> "freed worker id before after": the host's next before and with it
+-- leases            tokens by when they run out
 -- n                 counters                   dead               id -> reason
 -- beats workers held     worker -> last heartbeat, stats, leases
 
@@ -88,20 +89,33 @@ end
 local function read_lease(token)
   local text = call('HGET', key('lease'), token)
   if not text then return nil end
-  local freed, worker, id = string.match(text, '^(%d) (%S+) (%S+)$')
-  return { token = token, freed = freed == '1', worker = worker, task = read_task(id) }
+  local freed, worker, id, before, after = string.match(text, '^(%d) (%S+) (%S+) (%S+) (%S+)$')
+  return {
+    token = token, freed = freed == '1', worker = worker, task = read_task(id),
+    before = before, after = after,
+  }
 end
 
-local function free(lease)
+local function write_lease(lease)
+  local freed = lease.freed and '1' or '0'
+  local text = { freed, lease.worker, lease.task.id, lease.before, lease.after }
+  call('HSET', key('lease'), lease.token, table.concat(text, ' '))
+end
+
+local function free(lease, asked)
   if lease.freed then return end
   lease.freed = true
-  call('HINCRBY', key('busy'), lease.task.host, -1)
-  call('HSET', key('lease'), lease.token, '1 ' .. lease.worker .. ' ' .. lease.task.id)
-  place(lease.task.host)
+  write_lease(lease)
+  local host = lease.task.host
+  call('HINCRBY', key('busy'), host, -1)
+  if not asked and call('HGET', key('next'), host) == lease.after then
+    call('HSET', key('next'), host, lease.before) -- it got to see nothing
+  end
+  place(host)
 end
 
 local function end_lease(lease)
-  free(lease)
+  free(lease, true)
   call('HDEL', key('lease'), lease.token)
   call('ZREM', key('leases'), lease.token)
   call('HINCRBY', key('held'), lease.worker, -1)
@@ -164,12 +178,13 @@ local function hand_out(worker, kind, host)
   count('queued:' .. kind, -1)
   count('flight:' .. kind, 1)
   local token = task.id .. '.' .. task.tries
-  call('HSET', key('lease'), token, '0 ' .. worker .. ' ' .. task.id)
+  local before, after = stamp(number('next', host)), stamp(now + host_rules(host))
+  write_lease({ token = token, freed = false, worker = worker, task = task,
+    before = before, after = after })
   call('ZADD', key('leases'), stamp(now + limits.lease), token)
   call('HINCRBY', key('held'), worker, 1)
   call('HINCRBY', key('busy'), host, 1)
-  local delay = host_rules(host)
-  call('HSET', key('next'), host, stamp(now + delay))
+  call('HSET', key('next'), host, after)
   place(host)
   return { token, task.tries, task.body }
 end
@@ -211,9 +226,9 @@ end
 
 function op.lease(arguments)
   local worker, kind, most = arguments[1], arguments[2], tonumber(arguments[3])
-  for i = 4, #arguments do
+  for i = 4, #arguments, 2 do
     local lease = read_lease(arguments[i])
-    if lease then free(lease) end
+    if lease then free(lease, arguments[i + 1] == '1') end
   end
   reclaim()
   wake(kind)
@@ -251,6 +266,7 @@ function op.ack(arguments)
       settled = settled + 1
     end
   end
+  if settled > 0 then call('HSET', key('n'), 'settled_at', stamp(now)) end
   return settled
 end
 
@@ -290,6 +306,7 @@ function op.status()
   return {
     hosts, call('ZCARD', key('depth')), workers, call('HGETALL', key('reasons')),
     call('HLEN', key('dead')),
+    stamp(now - (tonumber(call('HGET', key('n'), 'settled_at')) or number('n', 'opened'))),
   }
 end
 

@@ -13,7 +13,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from lora_factory.contracts.crawl import (
 )
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import CrawlRequest
-from lora_factory.crawl.frontier import Limits, nothing_left
+from lora_factory.crawl.frontier import NONE, Limits, nothing_left
 from lora_factory.crawl.tasks import (
     KINDS,
     Kind,
@@ -110,10 +110,11 @@ class RedisFrontier:
         return str((await self._call("claim", key, owner)).decode())
 
     async def lease(
-        self, worker: str, kind: Kind, limit: int, freed: Sequence[str] = ()
+        self, worker: str, kind: Kind, limit: int, freed: Mapping[str, bool] = NONE
     ) -> list[Lease]:
         """See :class:`Frontier`."""
-        found = await self._call("lease", worker, kind, limit, *freed)
+        over = (part for token, asked in freed.items() for part in (token, int(asked)))
+        found = await self._call("lease", worker, kind, limit, *over)
         return [
             Lease(token=token.decode(), tries=tries, task=load(body))
             for token, tries, body in found
@@ -157,7 +158,7 @@ class RedisFrontier:
 
     async def status(self) -> FrontierStatus:
         """See :class:`Frontier`."""
-        hosts, total, workers, reasons, dead = await self._call("status")
+        hosts, total, workers, reasons, dead, idle = await self._call("status")
         counts = await self.counts()
         seen = tuple(_worker(*row, lease=self._limits.lease) for row in workers)
         return FrontierStatus(
@@ -169,6 +170,7 @@ class RedisFrontier:
             reasons={name: int(n) for name, n in sorted(_pairs(reasons).items())},
             dead=dead,
             rate=sum(worker.rate for worker in seen if not worker.stalled),
+            idle=max(0.0, float(idle)),
             finished=nothing_left(counts),
         )
 
