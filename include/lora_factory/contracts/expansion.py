@@ -32,7 +32,11 @@ class ExpansionSpec(Contract):
     fan_out: int = Field(16, ge=1, le=100, description="Neighbours of a term that are looked at")
     max_terms: int = Field(40, ge=0, le=500, description="Terms beside the topics, at most")
     min_similarity: float = Field(
-        0.3, ge=-1, le=1, description="Cosine to the topic below which a term has drifted away"
+        0.4,
+        ge=-1,
+        le=1,
+        description="Cosine to the topic, as a share of what the topic's own word has, below "
+        "which a term has drifted away",
     )
     languages: tuple[str, ...] = Field(
         ("en",),
@@ -100,7 +104,9 @@ class Expansion(Contract):
     def queries(self, limit: int) -> tuple[str, ...]:
         """The ``limit`` best things to search for, each once: every topic, then terms."""
         topics = [term.query for term in self.terms if term.graph is None]
-        others = [term.query for term in self.terms if term.graph is not None]
+        further = [term for term in self.terms if term.graph is not None]
+        further.sort(key=lambda term: -term.weight * max(term.similarity, 0.0))
+        others = [term.query for term in further]
         found = tuple(dict.fromkeys((*topics, *others)))
         return found[: max(limit, len(set(topics)))]
 

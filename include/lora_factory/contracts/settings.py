@@ -48,6 +48,16 @@ class Settings(Contract):
     wikimedia_url: str = Field(
         "https://commons.wikimedia.org/w/api.php", description="api.php of source=wikimedia"
     )
+    wordnet: Path | None = Field(
+        None, description="Folder with WordNet's index.noun and data.noun (topic expansion)"
+    )
+    conceptnet_file: Path | None = Field(
+        None, description="ConceptNet in a file, made by `python -m lora_factory topics import`"
+    )
+    conceptnet_url: str = Field("https://api.conceptnet.io", description="Its public API")
+    wikidata_url: str = Field(
+        "https://www.wikidata.org/w/api.php", description="api.php of the graph wikidata"
+    )
     folders: dict[str, Path] = Field(
         default_factory=dict, description="Name → folder that source=folder may read"
     )
@@ -57,6 +67,12 @@ class Settings(Contract):
     )
     serve_url: str = Field("", description="Base URL of the serving app that `local` deploys to")
     serve_token: SecretStr = Field(SecretStr(""), description="Admin key of the serving app")
+    serve_public: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Requests a minute an address may send without an API key; 0: none",
+    )
     protected: Path | None = Field(
         None, description="Index of protected works, made by `python -m lora_factory protect`"
     )
@@ -68,6 +84,22 @@ class Settings(Contract):
     )
     watermark_key: SecretStr = Field(
         SecretStr(""), description="Who has it can detect the watermark; empty: anyone can"
+    )
+    llm_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s@]+)?$",
+        description="OpenAI-compatible endpoint of a `labeler` of kind llm; empty: zero-shot",
+    )
+    llm_key: SecretStr = Field(SecretStr(""), description="Its key")
+    llm_model: str = Field("", max_length=200, description="Its model; empty: the profile's")
+    llm_concurrency: int = Field(4, ge=1, le=256, description="Questions to it at a time")
+    llm_per_minute: int = Field(0, ge=0, description="Requests a minute, at most; 0: no limit")
+    llm_timeout: float = Field(60.0, gt=0, le=3600, description="Seconds an answer may take")
+    llm_max_tokens: int = Field(
+        5_000_000, ge=1, description="Tokens a labelling may spend; the rest is labelled without"
+    )
+    llm_max_usd: float = Field(
+        0.0, ge=0, description="US dollars it may spend, where the price is known; 0: no limit"
     )
     min_images: int = Field(8, ge=4, description="Fewest images a dataset may have")
     threads: int = Field(0, ge=0, description="CPU threads a stage may use; 0 = all cores")
