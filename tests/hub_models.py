@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_factory.contracts.settings import Settings
 from lora_factory.models.profiles import PACKAGE, load_profile
+from tiny_blip import make_blip
 
 TOKENIZER = PACKAGE / "assets" / "emoji-base" / "tokenizer"
 SIDE = 32
@@ -19,8 +20,9 @@ def make_models(folder: Path) -> None:
     import torch
 
     torch.manual_seed(0)
-    for make in (minilm, clip, bart, blip, nsfw):
+    for make in (minilm, clip, bart, nsfw):
         make(folder / make.__name__)
+    make_blip(folder / "blip")
     stable_diffusion(folder / "sd1", xl=False)
     stable_diffusion(folder / "sdxl", xl=True)
     for name in ("minilm", "clip", "bart", "blip", "nsfw"):
@@ -33,7 +35,8 @@ def make_models(folder: Path) -> None:
 
 def minilm(folder: Path) -> None:
     """sentence-transformers: a BERT, mean pooling, unit length."""
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
     from transformers import BertConfig, BertModel
 
     inner = folder.with_name("minilm-bert")
@@ -47,8 +50,8 @@ def minilm(folder: Path) -> None:
         )
     ).save_pretrained(inner)
     _bert_tokenizer().save_pretrained(inner)
-    encoder = models.Transformer(str(inner), max_seq_length=64)
-    parts = [encoder, models.Pooling(16), models.Normalize()]
+    encoder = modules.Transformer(str(inner), max_seq_length=64)
+    parts = [encoder, modules.Pooling(16), modules.Normalize()]
     SentenceTransformer(modules=parts, device="cpu").save(str(folder))
     shutil.rmtree(inner)
 
@@ -113,31 +116,6 @@ def bart(folder: Path) -> None:
         label2id={"contradiction": 0, "neutral": 1, "entailment": 2},
     )
     BartForSequenceClassification(config).save_pretrained(folder)
-
-
-def blip(folder: Path) -> None:
-    """A BLIP that captions (in words without sense)."""
-    from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil
-
-    tokenizer = _bert_tokenizer()
-    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {
-        "vocab_size": len(tokenizer) + 1,
-        "intermediate_size": 16,
-        "encoder_hidden_size": 16,
-        "projection_dim": 16,
-        "max_position_embeddings": 64,
-        "bos_token_id": tokenizer.bos_token_id,
-        "sep_token_id": tokenizer.sep_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-    }
-    vision = {"intermediate_size": 16, "image_size": SIDE, "patch_size": 8}
-    config = BlipConfig(text_config=small | text, vision_config=small | vision, projection_dim=16)
-    BlipForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
 
 
 def nsfw(folder: Path) -> None:
@@ -212,7 +190,7 @@ def stable_diffusion(folder: Path, *, xl: bool) -> None:
     if xl:
         models["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**text))
         tokenizer.save_pretrained(folder / "tokenizer_2")
-    DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False).save_pretrained(
+    DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1).save_pretrained(
         folder / "scheduler"
     )
     for name, model in models.items():

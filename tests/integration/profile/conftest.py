@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,9 +11,33 @@ import pytest
 from filelock import FileLock
 
 from hub_models import make_models
-from hub_server import Hub
+from hub_server import Hub, Repo
 from hub_site import TOML, Site, repos
 from lora_factory.contracts.settings import Settings
+from lora_factory.models.profiles import PACKAGE
+
+STANDARD = PACKAGE / "profiles" / "standard.toml"
+FOLDERS = {
+    "text_embedder": "minilm",
+    "image_text_scorer": "clip",
+    "topic_classifier": "bart",
+    "captioner": "blip",
+    "content_filter": "nsfw",
+    "sd15": "sd1",
+    "waifu": "sd1",
+}
+XL_BASE = """
+[bases.xl]
+family = "sdxl"
+model = "org/xl"
+variant = "fp16"
+domains = []
+resolution = 64
+learning_rate = 1e-4
+max_rank = 4
+steps = 2
+guidance = 5.0
+"""
 
 
 @pytest.fixture
@@ -54,3 +79,40 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / "pickled").is_dir():
             make_models(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_hub(tiny_models: Path) -> dict[str, Repo]:
+    """Repositories of the names and commits of profile ``standard``, and an XL."""
+    shipped = tomllib.loads(STANDARD.read_text())
+    entries = {**shipped["roles"], **shipped["bases"]}
+    found = {}
+    for name, folder in FOLDERS.items():
+        entry = entries[name]
+        commit = entry["revision"] if len(entry["revision"]) == 40 else "7" * 40
+        found[entry["model"]] = Repo.of(tiny_models / folder, commit)
+    found["org/xl"] = Repo.of(tiny_models / "sdxl", "8" * 40)
+    return found
+
+
+@pytest.fixture
+def standard_like(
+    tiny_hub: dict[str, Repo], online: Callable[[Hub], Path], tmp_path: Path
+) -> Iterator[Site]:
+    """Profile ``standard`` as it is shipped, but small, with an XL base, and its hub."""
+    text = STANDARD.read_text().replace("resolution = 512", "resolution = 64")
+    start = text.index("[roles.text_embedder.hashes]")
+    text = text[:start] + text[text.index("[", start + 1) :]
+    text += XL_BASE
+    with Hub(dict(tiny_hub)).running() as hub:
+        (tmp_path / "profiles").mkdir()
+        settings = Settings(
+            profiles=tmp_path / "profiles",
+            store=(tmp_path / "store").as_uri(),
+            scratch=tmp_path / "scratch",
+            min_images=4,
+            threads=1,
+        )
+        made = Site(hub, settings, online(hub))
+        made.write(text)
+        yield made
