@@ -179,6 +179,24 @@ def test_unusable_data_fails_once_and_says_why(
     assert runs.says(run_id, task, words)
 
 
+def test_pages_in_the_ui_are_for_whoever_may_see_the_dag(deployment: Deployment) -> None:
+    token = deployment.api._client.headers["Authorization"]
+    for path, kind in (("crawls", "text/html"), ("crawls.json", "json"), ("page.css", "text/css")):
+        url = f"{deployment.api_url}/lora-factory/{path}"
+        assert httpx.get(url).status_code == 401
+        answer = httpx.get(url, headers={"Authorization": token})
+        assert kind in answer.headers["Content-Type"]
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    for closed in ("docs", "openapi.json", "redoc"):
+        answer = httpx.get(
+            f"{deployment.api_url}/lora-factory/{closed}", headers={"Authorization": token}
+        )
+        assert answer.status_code == 404
+    views = deployment.api.call("GET", "/plugins")["plugins"]
+    ours = next(plugin for plugin in views if plugin["name"] == "lora_factory")
+    assert [view["href"] for view in ours["external_views"]] == ["/lora-factory/crawls"]
+
+
 def test_a_seed_that_does_not_answer_is_named(runs: Runs, deployment: Deployment) -> None:
     seed = deployment.site_url + "/no-such-page.html"
     conf = CONF | {"source": "web", "seeds": [seed], "folder": ""}

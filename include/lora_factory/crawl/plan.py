@@ -59,7 +59,7 @@ def run(spec: PlanSpec, ctx: StageContext) -> PlanReport:
         from lora_factory.crawl.web import check_source
 
         check_source(spec, ctx.settings)
-        plan = CrawlPlan(workers=spec.workers, expansion=expand_topics(spec, ctx.settings))
+        plan = CrawlPlan(workers=spec.workers, expansion=expand_topics(spec, ctx))
     (ctx.out / FILE).write_text(plan.model_dump_json(indent=1), encoding="utf-8")
     found = plan.expansion
     dropped = Counter(term.reason for term in found.dropped)
@@ -74,10 +74,15 @@ def run(spec: PlanSpec, ctx: StageContext) -> PlanReport:
     )
 
 
-def expand_topics(spec: CrawlRequest, settings: Settings) -> Expansion:
-    """The topics and what knowledge graphs name beside them."""
-    profile = load_profile(spec.profile, settings)
-    return expand(spec.topics, spec.expansion, settings, LazyEmbedder(profile, settings))
+def expand_topics(spec: CrawlRequest, ctx: StageContext) -> Expansion:
+    """The topics and what knowledge graphs name beside them.
+
+    Raises:
+        Interrupted: asked to stop.
+        FactoryError: the embedder that judges terms can't be loaded.
+    """
+    embedder = LazyEmbedder(load_profile(spec.profile, ctx.settings), ctx.settings)
+    return expand(spec.topics, spec.expansion, ctx.settings, embedder, ctx.check_stop)
 
 
 def read_plan(spec: CrawlRequest, artifact: LocalArtifact) -> CrawlPlan:
