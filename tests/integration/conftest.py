@@ -73,7 +73,7 @@ def catalog_dsn(shared_dsn: str) -> str:
     with connection, connection.cursor() as cursor:
         cursor.execute(
             "TRUNCATE models, deployments, generations, feedback, retrain_decisions, "
-            "takedowns, takedown_finds"
+            "takedowns, takedown_finds, api_keys"
         )
     connection.close()
     return shared_dsn
@@ -111,7 +111,12 @@ def server(
 ) -> Iterator[Server]:
     """The serving app with the embedded base, one for a test module."""
     data, dsn = tmp_path_factory.mktemp("serving"), new_catalog()
-    settings = Settings.model_validate({"catalog": dsn, "serve_token": ADMIN_KEY, "threads": 1})
+    settings = Settings.model_validate({
+        "catalog": dsn,
+        "serve_token": ADMIN_KEY,
+        "serve_public": 100_000,
+        "threads": 1,
+    })
     app = build("embedded", None, data, settings)
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -34,6 +34,20 @@ class NewModel(Contract):
     conf: dict[str, JsonValue] = Field(default_factory=dict, description="RunConf, for retraining")
 
 
+Scope = Literal["generate", "feedback", "admin"]
+
+
+class ApiKey(Contract):
+    """A key of the serving app; ``lf_<id>_<secret>``, the secret not kept."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{12}$")
+    name: str = Field(min_length=1, max_length=100, description="Whose it is")
+    scopes: tuple[Scope, ...] = Field(min_length=1)
+    per_minute: int = Field(60, ge=1, le=100_000, description="Requests a minute")
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
 class Model(NewModel):
     """A row of ``models``."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -20,6 +21,13 @@ Prompt = Annotated[
         pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$",
     ),
 ]
+
+
+class Failure(Contract):
+    """Every answer with a status of 400 or more."""
+
+    error: str
+    rule: str | None = Field(None, description="Content rule that refused a prompt or a picture")
 
 
 class GenerateRequest(Contract):
@@ -47,6 +55,18 @@ class GenerateResponse(Contract):
     marks: tuple[str, ...] = Field(
         description="That the picture carries: c2pa; watermark from 256 pixels up"
     )
+
+
+class Job(Contract):
+    """``POST /v1/jobs``, ``GET /v1/jobs/{id}``: a picture that is fetched later."""
+
+    id: str
+    state: Literal["waiting", "running", "done", "failed"]
+    created_at: datetime
+    step: int = Field(0, ge=0, description="Denoising steps done")
+    steps: int = Field(0, ge=0, description="Of how many; 0: not known any more")
+    result: GenerateResponse | None = None
+    failure: Failure | None = None
 
 
 class FeedbackRequest(Contract):
@@ -81,10 +101,3 @@ class AdapterList(Contract):
     """``GET /v1/adapters``."""
 
     adapters: tuple[Adapter, ...]
-
-
-class Failure(Contract):
-    """Every answer with a status of 400 or more."""
-
-    error: str
-    rule: str | None = Field(None, description="Content rule that refused a prompt or a picture")

@@ -116,6 +116,7 @@ class Deployment:
             "LORA_FACTORY_CRAWL_PUBLIC": "false",  # the demo leaves this machine alone
             "LORA_FACTORY_FOLDERS": folders,
             "LORA_FACTORY_SERVE_URL": self.serve_url,
+            "LORA_FACTORY_SERVE_PUBLIC": "600",  # its page is for whoever sits at this machine
             "LORA_FACTORY_SERVE_TOKEN": self._secrets["serve_token"],
             "LORA_FACTORY_SIGNING_KEY": str(self._signing_key()),
             "HF_HUB_OFFLINE": "1",

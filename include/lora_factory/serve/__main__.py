@@ -1,6 +1,7 @@
 """``python -m lora_factory.serve``: the serving app under uvicorn, one process, one engine.
 
-SIGTERM ends it gracefully: running requests get ten seconds, then the rest is refused.
+SIGTERM ends it gracefully: nothing more is accepted, what was accepted is drawn for ``--drain``
+seconds at most; jobs that are left go on after the next start.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from lora_factory.diffusion.base import DiffusionBase
 
 log = logging.getLogger("lora_factory.serve")
-GRACE_SECONDS = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app = build(args.profile, args.base, args.data, Settings.from_environment())
+        settings = Settings.from_environment()
+        app = build(args.profile, args.base, args.data, settings, drain=args.drain)
     except FactoryError as err:
         log.error("%s: %s", type(err).__name__, err)  # noqa: TRY400 - one line, no traceback
         return 1
@@ -62,13 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         access_log=False,
         server_header=False,
         limit_concurrency=200,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=int(args.drain) + 1,
     )
     return 0
 
 
-def build(profile: str, base: str | None, data: Path, settings: Settings) -> FastAPI:
-    """The app for one base of a profile (None: its first).
+def build(
+    profile: str, base: str | None, data: Path, settings: Settings, *, drain: float = 60.0
+) -> FastAPI:
+    """The app for one base of a profile (None: its first); ``drain``: see :class:`ServeConfig`.
 
     Raises:
         FactoryError: profile, catalog or data folder can't be used.
@@ -81,6 +84,8 @@ def build(profile: str, base: str | None, data: Path, settings: Settings) -> Fas
         catalog=Catalog(settings.catalog.get_secret_value()),
         marker=image_marker(settings, data.expanduser() / "provenance"),
         token=settings.serve_token.get_secret_value(),
+        public=settings.serve_public,
+        drain=drain,
     )
     guards = functools.partial(load_guards, bases, settings)
     return create_app(config, Engine(functools.partial(_load, entry, settings), guards))
@@ -98,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", default="embedded", help="model profile")
     parser.add_argument("--base", help="name of the profile's base to draw with; its first")
     parser.add_argument("--data", type=Path, required=True, help="folder for LoRA files and key")
+    parser.add_argument(
+        "--drain", type=float, default=60.0, help="seconds for what was accepted, after SIGTERM"
+    )
     return parser
 
 

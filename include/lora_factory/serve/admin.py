@@ -14,7 +14,7 @@ from lora_factory.contracts.serving import PromoteRequest
 from lora_factory.contracts.specs import Name
 from lora_factory.errors import ModelError, SpecError
 from lora_factory.serve.engine import AdapterFile
-from lora_factory.serve.services import TARGET, Services, Wired
+from lora_factory.serve.services import TARGET, Allowed, Services, Wired
 
 UPLOAD_PATH = "/v1/adapters"
 METADATA_BYTES = 64 * 1024
@@ -38,16 +38,7 @@ UPLOAD_BODY: dict[str, Any] = {
 }
 
 
-def require_admin(request: Request, wired: Wired) -> None:
-    """Refuse whoever has not the administrator's key, and everyone where none is set."""
-    if not wired.config.token:
-        raise HTTPException(403, "no administrator: set LORA_FACTORY_SERVE_TOKEN and restart")
-    if not wired.is_admin(request):
-        headers = {"www-authenticate": "Bearer"}
-        raise HTTPException(401, "give the administrator's key as Bearer token", headers)
-
-
-router = APIRouter(prefix="/v1/adapters", dependencies=[Depends(require_admin)])
+router = APIRouter(prefix="/v1/adapters", dependencies=[Depends(Allowed("admin"))])
 AdapterName = Annotated[Name, Path()]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import queue
 import time
@@ -21,8 +23,10 @@ from lora_factory import __version__
 from lora_factory.contracts.serving import Failure
 from lora_factory.errors import FactoryError, SpecError, TransientError
 from lora_factory.serve import admin, public
+from lora_factory.serve.access import Access
 from lora_factory.serve.adapters import AdapterFolder
 from lora_factory.serve.engine import Engine
+from lora_factory.serve.jobs import Jobs
 from lora_factory.serve.keys import RatingTokens, load_key
 from lora_factory.serve.metrics import Metrics
 from lora_factory.serve.services import ServeConfig, Services
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
+access = logging.getLogger("lora_factory.serve.requests")
 STATIC = Path(__file__).parent / "static"
 JSON_BYTES = 64 * 1024
 RETRY_AFTER = "5"
@@ -55,14 +60,24 @@ def create_app(config: ServeConfig, engine: Engine) -> FastAPI:
     config.catalog.check()
     folder = AdapterFolder(config.data / "adapters")
     services = Services(
-        config, engine, folder, RatingTokens(load_key(config.data)), Metrics(engine)
+        config,
+        engine,
+        folder,
+        tokens=RatingTokens(load_key(config.data)),
+        metrics=Metrics(engine),
+        access=Access(config.catalog, config.token, config.public),
+        jobs=Jobs(config.data / "jobs"),
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         engine.start()
+        resumed = asyncio.create_task(services.jobs.resume(services))
         yield
-        engine.stop()
+        services.stopping.set()
+        resumed.cancel()
+        await asyncio.to_thread(engine.stop, config.drain)
+        await services.jobs.settle()
 
     app = FastAPI(
         title="LoRA Factory serving",
@@ -84,7 +99,7 @@ def create_app(config: ServeConfig, engine: Engine) -> FastAPI:
     app.add_middleware(BodyLimit, upload=config.max_upload)
     app.add_middleware(Observed, metrics=services.metrics)
     if not config.token:
-        log.warning("LORA_FACTORY_SERVE_TOKEN is not set: nothing can be published")
+        log.warning("LORA_FACTORY_SERVE_TOKEN is not set: only keys with scope admin can publish")
     return app
 
 
@@ -147,7 +162,10 @@ class BodyLimit:
 
 
 class Observed:
-    """Counts and times requests by route, and adds the security headers."""
+    """Counts, times and logs requests by route, and adds the security headers.
+
+    The log has one line of JSON a request: who, what, how long; no prompt, no body, no query.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -171,8 +189,17 @@ class Observed:
             await self._app(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "other")
+            seconds = time.monotonic() - started
             self._metrics.requests.labels(route, _method(scope), str(status)).inc()
-            self._metrics.latency.labels(route).observe(time.monotonic() - started)
+            self._metrics.latency.labels(route).observe(seconds)
+            line = {
+                "route": route,
+                "method": _method(scope),
+                "status": status,
+                "seconds": round(seconds, 3),
+                "caller": scope.get("state", {}).get("caller", ""),
+            }
+            access.info("%s", json.dumps(line))
 
 
 def _method(scope: Scope) -> str:

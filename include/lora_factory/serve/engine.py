@@ -117,6 +117,7 @@ class Engine:
         self.limits = limits or Limits()
         self._items: deque[Ticket] = deque()
         self._changed = threading.Condition()
+        self._draining = False
         self._stop = threading.Event()
         self._loaded: OrderedDict[str, int] = OrderedDict()  # sha256 → bytes
         self._failure: str = ""
@@ -128,8 +129,15 @@ class Engine:
         """Start the worker, which loads the base."""
         self._thread.start()
 
-    def stop(self, timeout: float = 10.0) -> None:
-        """Cancel the batch at work and all that wait; returns when the worker has ended."""
+    def stop(self, drain: float = 0.0, timeout: float = 10.0) -> None:
+        """Take nothing more, draw what waits for ``drain`` seconds at most, cancel the rest.
+
+        Returns when the worker has ended, or after ``timeout`` more seconds.
+        """
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+        self._thread.join(drain)
         with self._changed:
             self._stop.set()
             self._changed.notify_all()
@@ -168,8 +176,9 @@ class Engine:
 
     def check_ready(self) -> None:
         """Raise ServiceUnavailable, with the reason, unless the engine can draw."""
-        if self._failure or self._stop.is_set() or not self._ready.is_set():
-            msg = f"not drawing: {self._failure or 'the base model is being loaded'}"
+        if self._failure or self._draining or not self._ready.is_set():
+            why = "the engine was stopped" if self._draining else "the base model is being loaded"
+            msg = f"not drawing: {self._failure or why}"
             raise ServiceUnavailable(msg)
 
     def _put(self, item: Ticket) -> Ticket:
@@ -205,8 +214,8 @@ class Engine:
     def _next(self) -> list[Ticket] | None:
         """Wait for the next batch: the head of the queue, and those that it can share it with."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._items) or self._stop.is_set())
-            if self._stop.is_set():
+            self._changed.wait_for(lambda: bool(self._items) or self._draining)
+            if self._stop.is_set() or not self._items:
                 return None
             head = self._items.popleft()
             batch, others = [head], deque[Ticket]()

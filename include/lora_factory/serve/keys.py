@@ -1,4 +1,4 @@
-"""Rating tokens, user pseudonyms, and the administrator's key."""
+"""Rating tokens and user pseudonyms."""
 
 from __future__ import annotations
 
@@ -69,10 +69,3 @@ class RatingTokens:
     def pseudonym(self, user: str) -> str:
         """The same 32 hex digits for the same user, on this server only."""
         return hmac.new(self._key, b"user:" + user.encode(), hashlib.sha256).hexdigest()[:32]
-
-
-def is_admin(authorization: str | None, token: str) -> bool:
-    """Whether an ``Authorization`` header carries the key; never where no key is set."""
-    scheme, _, given = (authorization or "").partition(" ")
-    same = hmac.compare_digest(given.strip().encode(), token.encode())
-    return bool(token) and scheme.lower() == "bearer" and same

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from lora_factory.serve.engine import Engine
+from lora_factory.serve.engine import Drawn, Engine
 
 BUCKETS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
 BASE = "base"  # adapter label of a picture that no adapter drew
@@ -59,6 +59,15 @@ class Metrics:
             "lora_adapter_loads", "Adapters loaded since the start", registry=self.registry
         )
         swaps.set_function(lambda: engine.swaps)
+        held = Gauge("lora_adapter_bytes", "Memory adapters take", registry=self.registry)
+        held.set_function(lambda: engine.adapter_bytes)
+
+    def drew(self, drawn: Drawn, adapter: str | None) -> None:
+        """Count a picture; a refused prompt was not drawn."""
+        self.waiting.observe(drawn.waited)
+        if drawn.refused != "prompt":
+            self.generations.labels(adapter or BASE).inc()
+            self.drawing.observe(drawn.seconds)
 
     def text(self) -> bytes:
         """Prometheus' exposition format."""

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, HTTPException, Request
 
 from lora_factory.guard.provenance.marks import ImageMarker
 from lora_factory.models.profiles import BaseEntry
+from lora_factory.serve.access import Access, Caller, Denied
 from lora_factory.serve.adapters import AdapterFolder
 from lora_factory.serve.engine import Engine
-from lora_factory.serve.keys import RatingTokens, is_admin
+from lora_factory.serve.keys import RatingTokens
 from lora_factory.serve.metrics import Metrics
 from lora_factory.store.catalog import Catalog
+
+if TYPE_CHECKING:
+    from lora_factory.contracts.registry import Scope
+    from lora_factory.serve.jobs import Jobs
 
 TARGET = "local"  # this app's name among the catalog's deployment targets
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """What an app is made of. ``token`` is the administrator's key; empty: no administrator."""
+    """What an app is made of. ``token`` is a key with all rights; empty: there is none."""
 
     data: Path
     base: BaseEntry
     catalog: Catalog
     marker: ImageMarker
     token: str = field(default="", repr=False)
+    public: int = 0
+    """Requests a minute without a key."""
+    drain: float = 60.0
+    """Seconds for what was accepted, once the app is asked to stop."""
     max_upload: int = 2 * 1024**3
     timeout: float = 120.0
 
@@ -41,15 +51,14 @@ class Services:
     folder: AdapterFolder
     tokens: RatingTokens
     metrics: Metrics
+    access: Access
+    jobs: Jobs
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
     def catalog(self) -> Catalog:
         """The registry of models and ratings."""
         return self.config.catalog
-
-    def is_admin(self, request: Request) -> bool:
-        """Whether a request carries the administrator's key."""
-        return is_admin(request.headers.get("authorization"), self.config.token)
 
 
 def services_of(request: Request) -> Services:
@@ -59,3 +68,28 @@ def services_of(request: Request) -> Services:
 
 
 Wired = Annotated[Services, Depends(services_of)]
+
+
+class Allowed:
+    """Dependency: the caller, if a scope and the caller's rate allow the request."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __call__(self, request: Request, wired: Wired) -> Caller:
+        """Raise an HTTPException with status 401, 403 or 429, or return the caller."""
+        address = request.client.host if request.client else ""
+        try:
+            caller = wired.access.caller(request.headers.get("authorization"), address)
+            wired.access.admit(caller, self._scope)
+        except Denied as err:
+            headers = {"www-authenticate": "Bearer"} if err.status == 401 else {}
+            if err.retry_after is not None:
+                headers["retry-after"] = str(err.retry_after)
+            raise HTTPException(err.status, str(err), headers) from err
+        request.state.caller = caller.id
+        return caller
+
+
+MayDraw = Annotated[Caller, Depends(Allowed("generate"))]
+MayRate = Annotated[Caller, Depends(Allowed("feedback"))]

@@ -8,8 +8,10 @@ Catalog may be shared by threads and costs nothing while idle.
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
@@ -20,11 +22,13 @@ from psycopg2 import errorcodes
 from psycopg2.extras import Json, RealDictCursor
 
 from lora_factory.contracts.registry import (
+    ApiKey,
     Deployment,
     Model,
     NewModel,
     RatingSummary,
     RetrainDecision,
+    Scope,
 )
 from lora_factory.contracts.takedown import Reach, Takedown
 from lora_factory.errors import ConfigurationError, ServiceUnavailable, SpecError
@@ -294,6 +298,44 @@ class Catalog:
             row = _one(cursor, "takedown_mark", {"kind": kind, "key": key})
         return Takedown.model_validate(row) if row else None
 
+    # -- keys of the serving app
+
+    def add_api_key(
+        self, name: str, scopes: Sequence[Scope], per_minute: int
+    ) -> tuple[str, ApiKey]:
+        """Make a key; returns it whole, for the last time, and what is kept of it."""
+        identity, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        values = {
+            "id": identity,
+            "name": name,
+            "secret": _digest(secret),
+            "scopes": sorted(set(scopes)),
+            "per_minute": per_minute,
+        }
+        with self._transaction() as cursor:
+            row = _one(cursor, "api_key_add", values)
+        return f"lf_{identity}_{secret}", ApiKey.model_validate(row)
+
+    def api_key(self, key: str) -> ApiKey | None:
+        """The key that was given, unless it is unknown or revoked."""
+        prefix, _, rest = key.partition("_")
+        identity, _, secret = rest.partition("_")
+        if prefix != "lf" or not secret:
+            return None
+        with self._transaction() as cursor:
+            row = _one(cursor, "api_key_find", {"id": identity, "secret": _digest(secret)})
+        return ApiKey.model_validate(row) if row else None
+
+    def api_keys(self) -> list[ApiKey]:
+        """Every key there was, the oldest first."""
+        with self._transaction() as cursor:
+            return [ApiKey.model_validate(row) for row in _all(cursor, "api_keys_all", {})]
+
+    def revoke_api_key(self, identity: str) -> bool:
+        """Make a key useless; False if there is none of this id, or it is so already."""
+        with self._transaction() as cursor:
+            return _one(cursor, "api_key_revoke", {"id": identity}) is not None
+
     # -- connections
 
     def _connect(self, statement_ms: int = STATEMENT_MS) -> Any:
@@ -315,6 +357,10 @@ class Catalog:
                     yield cursor
             finally:
                 connection.close()
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @functools.lru_cache(maxsize=64)

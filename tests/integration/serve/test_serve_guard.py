@@ -49,7 +49,7 @@ def serving(
     entry = EMBEDDED.base("emoji", "art")
     engine = Engine(functools.partial(load_base, entry), guards)
     marker = image_marker(Settings(), data / "provenance")
-    config = ServeConfig(data=data, base=entry, catalog=Catalog(dsn), marker=marker)
+    config = ServeConfig(data=data, base=entry, catalog=Catalog(dsn), marker=marker, public=1000)
     app = create_app(config, engine)
     with TestClient(app) as client:
         deadline = time.monotonic() + 30

@@ -213,17 +213,23 @@ def test_an_unknown_adapter_is_not_found(server: Server) -> None:
 # -- rating
 
 
-def rate(server: Server, token: str, rating: Any = 1.0, user: str = "ann") -> httpx.Response:
+def rate(
+    server: Server,
+    token: str,
+    rating: Any = 1.0,
+    user: str = "ann",
+    headers: dict[str, str] | None = None,
+) -> httpx.Response:
     body = {"rating_token": token, "rating": rating, "user": user, "reason": "crisp"}
-    return server.client.post("/v1/feedback", json=body)
+    return server.client.post("/v1/feedback", json=body, headers=headers)
 
 
 def test_a_picture_is_rated_once_by_each_user(server: Server, live: str) -> None:
     drawn = server.draw(adapter="icons").json()
     token = drawn["rating_token"]
-    assert rate(server, token, 0.25).status_code == 201
-    assert rate(server, token, 1.0).status_code == 409
-    assert rate(server, token, 1.0, user="bob").status_code == 201
+    assert rate(server, token, 0.25, headers=ADMIN).status_code == 201
+    assert rate(server, token, 1.0, headers=ADMIN).status_code == 409
+    assert rate(server, token, 1.0, user="bob", headers=ADMIN).status_code == 201
     connection = psycopg2.connect(server.dsn)
     with connection, connection.cursor() as cursor:
         cursor.execute(
@@ -238,6 +244,12 @@ def test_a_picture_is_rated_once_by_each_user(server: Server, live: str) -> None
     assert {row[3] for row in rows} == {live}
     assert rows[0][4] == hashlib.sha256(b"a red apple").hexdigest()
     assert "ann" not in rows[0][2]
+
+
+def test_names_that_nobody_vouches_for_count_once(server: Server, live: str) -> None:
+    token = server.draw(adapter="icons").json()["rating_token"]
+    assert rate(server, token, 1.0, user="ann").status_code == 201
+    assert rate(server, token, 1.0, user="an invented name").status_code == 409
 
 
 def test_forged_expired_and_foreign_tokens_are_refused(server: Server, live: str) -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from lora_factory.demo.postgres import EmbeddedPostgres
+from lora_factory.store.catalog import Catalog
 
 pytestmark = pytest.mark.integration
 
@@ -56,16 +57,22 @@ def test_it_refuses_to_start_with_one_line(
 def test_sigterm_lets_a_running_picture_finish(
     catalog_dsn: str, free_port: int, tmp_path: Path
 ) -> None:
-    environ = {"LORA_FACTORY_CATALOG": catalog_dsn, "LORA_FACTORY_THREADS": "1"}
+    made = {"LORA_FACTORY_CATALOG": catalog_dsn, "LORA_FACTORY_THREADS": "1"}
+    key, _ = Catalog(catalog_dsn).add_api_key("tests", ["generate"], 60)
+    environ = made
     process = start(free_port, tmp_path / "data", **environ)
     url = f"http://127.0.0.1:{free_port}"
     try:
         wait_until_ready(url)
         publish = httpx.post(f"{url}/v1/adapters", headers={"authorization": "Bearer x"})
-        assert publish.status_code == 403, "no key set: nobody is administrator"
+        assert publish.status_code == 401, "no key set: nobody is administrator"
+        assert httpx.post(f"{url}/v1/generate", json={"prompt": "x"}).status_code == 401
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             body = {"prompt": "a cat", "steps": 60}
-            drawing = pool.submit(httpx.post, f"{url}/v1/generate", json=body, timeout=30)
+            headers = {"authorization": f"Bearer {key}"}
+            drawing = pool.submit(
+                httpx.post, f"{url}/v1/generate", json=body, headers=headers, timeout=30
+            )
             time.sleep(0.3)  # the request is on its way and drawing takes seconds
             process.send_signal(signal.SIGTERM)
             answer = drawing.result()

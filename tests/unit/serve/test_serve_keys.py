@@ -1,4 +1,4 @@
-"""Rating tokens, pseudonyms, the administrator's key."""
+"""Rating tokens and pseudonyms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_factory.errors import ConfigurationError, SpecError
-from lora_factory.serve.keys import RatingTokens, is_admin, load_key
+from lora_factory.serve.keys import RatingTokens, load_key
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 
@@ -62,22 +62,3 @@ def test_the_key_is_made_once_for_the_owner_only(tmp_path: Path) -> None:
         load_key(tmp_path)
     with pytest.raises(ConfigurationError, match="can't be written"):
         load_key(tmp_path / "missing")
-
-
-@pytest.mark.parametrize(
-    ("header", "token", "admin"),
-    [
-        ("Bearer key", "key", True),
-        ("bearer key", "key", True),
-        ("Bearer kex", "key", False),
-        ("Basic key", "key", False),
-        ("key", "key", False),
-        (None, "key", False),
-        ("", "", False),
-        ("Bearer ", "", False),
-        ("Bearer", "", False),
-        ("Bearer ключ", "key", False),
-    ],
-)
-def test_only_the_key_makes_an_administrator(header: str | None, token: str, admin: bool) -> None:
-    assert is_admin(header, token) is admin

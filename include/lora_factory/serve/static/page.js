@@ -14,7 +14,10 @@ async function call(path, body) {
     headers: { "content-type": "application/json" },
     body: JSON.stringify(body),
   };
+  // Kept in the page only: a key in storage is there for whoever opens the browser next.
+  if (options && $("key").value) options.headers.authorization = `Bearer ${$("key").value}`;
   const answer = await fetch(path, options);
+  if (answer.status === 401) $("keyed").hidden = false;
   const data = await answer.json();
   if (!answer.ok) throw new Error(data.error);
   return data;
