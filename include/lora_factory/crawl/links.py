@@ -82,10 +82,11 @@ def may_be_page(url: str) -> bool:
 def terms(text: str) -> set[str]:
     """Content words of a text, lower case, without a plural's ending."""
     words = re.findall(r"[^\W_]+", text.lower())
-    return {_singular(word) for word in words if len(word) > 1 and word not in STOP_WORDS}
+    return {singular(word) for word in words if len(word) > 1 and word not in STOP_WORDS}
 
 
-def _singular(word: str) -> str:
+def singular(word: str) -> str:
+    """An English word, lower case, without a plural's ending; wrong where it only looks so."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     return word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] != "s" else word

@@ -112,6 +112,36 @@ def test_better_parents_and_more_words_score_higher() -> None:
     assert scorer.score("http://h.example/x", "icon animal food object", 1.0) == 1.0
 
 
+def test_further_terms_count_as_much_as_they_weigh() -> None:
+    plain = LinkScorer(TOPICS, min_relevance=0.2)
+    weights = {TOPICS[0]: 1.0, "polar bear": 0.6, "bear": 0.3, "owl": 0.9, "animal icons": 0.9}
+    wide = LinkScorer(TOPICS, 0.2, weights)
+
+    def gain(anchor: str, path: str = "x") -> float:
+        url = f"http://h.example/{path}"
+        return round(wide.score(url, anchor, 0.1) - plain.score(url, anchor, 0.1), 6)
+
+    third = 0.5 / 3  # what one of the topics' own words is worth
+    assert gain("Owls at night") == round(0.9 * third, 6)
+    assert gain("all of them", "polar-bears/") == round(0.6 * third, 6)  # no word counts twice
+    assert gain("a polar night") == 0  # not all of its words
+    assert gain("bears") == round(0.3 * third, 6)
+    assert gain("animal icons") == 0  # the topics' own words count already
+    assert gain("bookkeeping") == 0
+    assert wide.relevant(wide.score("http://h.example/x", "Owls", 0.0))
+    assert not wide.relevant(wide.score("http://h.example/x", "Bears", 0.0))
+    assert not plain.relevant(plain.score("http://h.example/x", "Owls", 0.0))
+
+
+@given(st.dictionaries(st.text(max_size=12), st.floats(0.01, 1), max_size=6), st.text(max_size=40))
+def test_scores_stay_scores_and_further_terms_only_add(
+    weights: dict[str, float], anchor: str
+) -> None:
+    wide = LinkScorer(TOPICS, 0.2, weights).score("http://h.example/x", anchor, 0.5)
+    plain = LinkScorer(TOPICS, 0.2).score("http://h.example/x", anchor, 0.5)
+    assert plain <= wide <= 0.75
+
+
 def test_allowed_hosts() -> None:
     rules = HostRules(["gallery.example", "127.0.0.1:8800"], public=False)
     assert rules.allows("http://gallery.example/x")

@@ -25,11 +25,12 @@ from uuid import uuid4
 
 from lora_factory.contracts.expansion import Graph
 from lora_factory.contracts.progress import Progress
-from lora_factory.crawl.graph.base import Absent, Related, Unreadable, best_first
+from lora_factory.crawl.graph.base import Absent, Related, Unreadable, best_first, forms
 from lora_factory.crawl.graph.conceptnet import (
     RELATIONS,
     Edge,
     Node,
+    neighbours,
     parse_node,
     parse_relation,
     parse_weight,
@@ -274,6 +275,13 @@ class LocalConceptNet:
         Raises:
             Unreadable: the file is damaged.
         """
+        found: list[Related] = []
+        for form in forms(term, self._language):
+            source = f"conceptnet:/c/{self._language}/{form.replace(' ', '_')}"
+            found += neighbours(self._edges(form), form, self._language, source)
+        return best_first(found, limit)
+
+    def _edges(self, term: str) -> Iterator[Edge]:
         rows = self._rows(
             "WITH here AS (SELECT id FROM node WHERE text = ?1 AND language = ?2), edges AS ("
             "SELECT * FROM (SELECT * FROM edge WHERE start IN here ORDER BY weight DESC LIMIT ?3) "
@@ -281,12 +289,9 @@ class LocalConceptNet:
             "?3)) SELECT r.name, s.language, s.text, e.language, e.text, weight FROM edges "
             "JOIN node s ON s.id = start JOIN node e ON e.id = edges.end "
             "JOIN relation r ON r.id = relation",
-            (term.lower(), self._language, EDGES),
+            (term, self._language, EDGES),
         )
-        edges = (Edge(r, Node(sl, st), Node(el, et), w) for r, sl, st, el, et, w in rows)
-        source = f"conceptnet:/c/{self._language}/{term.lower().replace(' ', '_')}"
-        found = [edge.seen_from(term, self._language, source) for edge in edges]
-        return best_first([one for one in found if one is not None], limit)
+        return (Edge(r, Node(sl, st), Node(el, et), w) for r, sl, st, el, et, w in rows)
 
     def _rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lora_factory.contracts.expansion import Graph
+from lora_factory.crawl.links import singular
 
 MAX_TERM = 60
 """Characters of the longest term; what is longer is a sentence."""
@@ -83,6 +84,14 @@ def clean_term(text: str) -> str:
     if any(unicodedata.category(char) in {"Cc", "Cf", "Cs", "Co", "Cn"} for char in found):
         return ""
     return "" if re.search(r"[<>{}\\|]", found) else found
+
+
+def forms(term: str, language: str) -> tuple[str, ...]:
+    """A term in lower case as it is written, and what it may be the plural of (English only)."""
+    asked = term.lower()
+    head, space, last = asked.rpartition(" ")
+    one = f"{head}{space}{singular(last)}"
+    return (asked, one) if language == "en" and one != asked else (asked,)
 
 
 def best_first(found: Sequence[Related], limit: int) -> list[Related]:

@@ -10,7 +10,7 @@ its host. :mod:`lora_factory.crawl.graph.assertions` reads the same edges from t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +27,7 @@ from lora_factory.crawl.graph.base import (
     Unreadable,
     best_first,
     clean_term,
+    forms,
 )
 from lora_factory.crawl.graph.http import JsonClient
 
@@ -91,6 +92,12 @@ class Edge:
         if not there.text or there.text.casefold() == wanted:
             return None
         return Related(there.text, relation, value * sure, source, there.language)
+
+
+def neighbours(edges: Iterable[Edge], term: str, language: str, source: str) -> list[Related]:
+    """What the edges say of ``term``."""
+    found = (edge.seen_from(term, language, source) for edge in edges)
+    return [one for one in found if one is not None]
 
 
 def parse_node(uri: object) -> Node:
@@ -173,11 +180,11 @@ class ConceptNet:
         Raises:
             GraphError: the API can't be asked or doesn't answer as it should.
         """
-        path = quote(term.lower().replace(" ", "_"), safe="")
-        url = f"{self._endpoint}/c/{self._language}/{path}?limit={EDGES}"
-        data = self._client.get(url)
-        if data is None:
-            return ()
-        edges = parse_edges(data, url)
-        found = [edge.seen_from(term, self._language, url) for edge in edges]
-        return best_first([one for one in found if one is not None], limit)
+        found: list[Related] = []
+        for form in forms(term, self._language):
+            path = quote(form.replace(" ", "_"), safe="")
+            url = f"{self._endpoint}/c/{self._language}/{path}?limit={EDGES}"
+            data = self._client.get(url)
+            if data is not None:
+                found += neighbours(parse_edges(data, url), form, self._language, url)
+        return best_first(found, limit)

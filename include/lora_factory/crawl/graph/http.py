@@ -38,6 +38,10 @@ PATIENT = 2.0
 BUSY = frozenset({429, 503})
 
 
+class NoAnswer(Unreachable):
+    """The connection wasn't made, or broke: worth a second try."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """Status, headers in lower case, body."""
@@ -165,7 +169,7 @@ class JsonClient:
                 if answer.status < 500 and answer.status not in BUSY:
                     return answer
                 pause = max(pause, _retry_after(answer))
-            except Unreachable as err:
+            except NoAnswer as err:
                 if attempt == TRIES:
                     raise
                 log.info("%s: %s; asked again", url, err)
@@ -233,7 +237,7 @@ class JsonClient:
             ValueError,  # a redirect that h11 can't put into a request line
         ) as err:
             msg = f"{url} can't be reached: {type(err).__name__}: {str(err)[:200]}"
-            raise Unreachable(msg) from err
+            raise NoAnswer(msg) from err
 
     def _left(self, url: str) -> float:
         """Seconds left.

@@ -27,6 +27,7 @@ from lora_factory.crawl.graph.base import (
     Unreadable,
     best_first,
     clean_term,
+    forms,
 )
 from lora_factory.crawl.graph.http import JsonClient
 
@@ -152,13 +153,9 @@ def parse_search(data: dict[str, Any], term: str) -> list[str]:
             continue
         if not _is_item(item) or not isinstance(text, str) or "disambiguation" in described:
             continue
-        if _singular(text) == _singular(term):
+        if set(forms(text, "en")) & set(forms(term, "en")):
             found.append(item)
     return list(dict.fromkeys(found))
-
-
-def _singular(text: str) -> str:
-    return text.casefold().removesuffix("s")
 
 
 def parse_hits(data: dict[str, Any]) -> list[str]:

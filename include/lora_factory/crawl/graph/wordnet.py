@@ -204,7 +204,8 @@ class WordNet:
                 yield Related(term, relation, weight * 0.9**at, source, offensive=synset.offensive)
 
     def _senses(self, term: str) -> tuple[int, ...]:
-        for lemma in self._lemmas("_".join(term.lower().split())):
+        word = "_".join(term.lower().split())
+        for lemma in self._lemmas(word) if word else ():
             line = _find(self._index, f"{lemma} ".encode())
             if line is not None:
                 return parse_index(line)[1]
