@@ -4,8 +4,31 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lora_factory.contracts.base import StageReport
+from lora_factory.contracts.base import Contract, StageReport
 from lora_factory.imaging.agreement import Agreement
+
+
+class LlmUse(Contract):
+    """What an LLM was asked, and what that cost. Cached answers cost nothing.
+
+    ``fallback``: why pictures were labelled without it: ``invalid`` (twice no valid answer),
+    ``refused`` (by the endpoint's content filter), ``rejected``, ``unavailable`` (after
+    retries), ``budget``, ``quota``.
+    """
+
+    model: str
+    endpoint: str = Field(description="Host and port")
+    vision: bool = Field(description="Pictures were sent")
+    answered: int = Field(ge=0)
+    cached: int = Field(ge=0, description="Answers of runs before")
+    fallback: dict[str, int] = Field(default_factory=dict)
+    corrected: int = Field(ge=0, description="Second tries after an answer that was invalid")
+    requests: int = Field(ge=0, description="HTTP requests, retries among them")
+    retries: int = Field(ge=0, description="HTTP requests that were repeated: 429, 5xx, timeouts")
+    input_tokens: int = Field(ge=0)
+    output_tokens: int = Field(ge=0)
+    cost_usd: float | None = Field(None, ge=0, description="At list prices; None: not known")
+    seconds: float = Field(ge=0)
 
 
 class LabelReport(StageReport):
@@ -28,7 +51,9 @@ class LabelReport(StageReport):
     schools: dict[str, int]
     tones: dict[str, int] = Field(description="bilevel, grey, colour → items")
     keywords: tuple[str, ...]
-    captions: dict[str, int] = Field(description="found, composed (advice), theme → items")
+    captions: dict[str, int] = Field(
+        description="found, llm, composed (advice), theme, topic → items"
+    )
     agreement: Agreement = Field(description="Of pictures and subjects, by the scorer")
     theme_weight: float = Field(ge=0, le=1, description="Of the pictures' evidence in themes")
     style_weight: float = Field(ge=0, le=1, description="The same in styles and schools")
@@ -38,4 +63,6 @@ class LabelReport(StageReport):
     split_by_page: bool
     resolution: int
     scorer: str
+    labeler: str = Field(description="zero-shot, or llm: who labelled first")
+    llm: LlmUse | None = None
     followed_advice: tuple[str, ...] = Field((), description="Each change that advice made")

@@ -1,14 +1,14 @@
 """clean → dataset: labels, trigger word, captions, split (article, 2.2).
 
 Writes ``train/`` and ``validation/`` (pictures and ``metadata.jsonl``), ``dataset.json``,
-``embeddings.npz`` and ``audit.parquet``.
+embeddings, ``audit.parquet``, the card ``README.md`` and the page ``report.html``.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,25 +29,30 @@ from lora_factory.contracts.specs import LabelSpec
 from lora_factory.contracts.stage import StageContext, read_advice
 from lora_factory.errors import ArtifactError, ConfigurationError, DataError
 from lora_factory.label import captions, trigger, write
-from lora_factory.label.keywords import keywords, words_of
+from lora_factory.label.answered import overlay, safe_answers
+from lora_factory.label.embeddings import Embeddings, create_embeddings, write_embeddings
+from lora_factory.label.keywords import words_of
 from lora_factory.label.labels import Labeler, Labelled, style_of_set, theme_of_set
+from lora_factory.label.llm import Answered, LlmLabeler
 from lora_factory.label.look import Looks, look
 from lora_factory.label.report import LabelReport
 from lora_factory.label.split import Split, near_duplicates, split
 from lora_factory.label.taxonomy import UNKNOWN, Taxonomy, load_taxonomy
+from lora_factory.label.words import Given, Words, choose_words
+from lora_factory.models.llm import endpoint_conditions
 from lora_factory.models.loaders import image_text_scorer, limit_threads, text_embedder
 from lora_factory.models.profiles import Profile, load_profile
 
 if TYPE_CHECKING:
+    from lora_factory.contracts.settings import Settings
+    from lora_factory.contracts.stage import LocalArtifact
     from lora_factory.label.trigger import Tokenizer
-    from lora_factory.models.roles import ImageTextScorer
+    from lora_factory.models.roles import ImageTextScorer, TextEmbedder
 
 log = logging.getLogger(__name__)
 KIND: Kind = "dataset"
-VERSION = 2
+VERSION = 3
 SPEC = LabelSpec
-POOR_PERCENTILE = 25.0
-"""Alignment under this percentile is poor, where the scorer can be believed at all."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,26 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Words:
-    """Subjects, where they come from, and keywords of n items; keywords of the set."""
+class Made:
+    """What becomes of the items."""
 
-    subjects: tuple[str, ...]
-    sources: tuple[str, ...]
-    each: tuple[tuple[str, ...], ...]
-    all: tuple[str, ...]
+    items: Items
+    labelled: Labelled
+    words: Words
+    parts: Split
+    info: DatasetInfo
+    records: list[DatasetRecord]
 
 
 def roles(spec: LabelSpec) -> tuple[str, ...]:
     """All bases: the trigger is checked against each one's tokenizer."""
     del spec
     return ("labeler", "text_embedder", "image_text_scorer", "bases")
+
+
+def conditions(_inputs: Mapping[str, LocalArtifact], settings: Settings) -> dict[str, str]:
+    """What of the deployment decides the labels, where its endpoint is asked for them."""
+    return endpoint_conditions(settings)
 
 
 def run(spec: LabelSpec, ctx: StageContext) -> LabelReport:
@@ -87,7 +99,7 @@ def run(spec: LabelSpec, ctx: StageContext) -> LabelReport:
     """
     limit_threads(ctx.settings)
     profile = load_profile(spec.profile, ctx.settings)
-    _check_labeler(profile)
+    asks = _asks_llm(profile, ctx.settings)
     taxonomy = load_taxonomy()
     advice = read_advice(ctx)
     tokenizers = trigger.load_tokenizers(profile)
@@ -97,11 +109,20 @@ def run(spec: LabelSpec, ctx: StageContext) -> LabelReport:
     items = read_items(ctx, scorer)
     word = spec.trigger or _new_trigger(spec, items, tokenizers, taxonomy)
     found = [captions.subject_of(record.text, word) for record in items.records]
-    labelled = Labeler(taxonomy, scorer, text_embedder(profile)).generate_tags(
+    embedder = text_embedder(profile)
+    labelled = Labeler(taxonomy, scorer, embedder).generate_tags(
         items.looks, found, [record.page_title for record in items.records], spec.topics
     )
     ctx.check_stop()
-    words = choose_words(spec, items, found, labelled, recaption=advice.recaption)
+    answered = _ask(spec, ctx, items, profile, embedder) if asks else None
+    if answered is not None:
+        labelled = overlay(labelled, answered.answers, taxonomy)
+    answers = answered.answers if answered is not None else {}
+    words = choose_words(
+        Given(items.records, found, spec.topics, answers, vision=profile.role("labeler").vision),
+        labelled,
+        recaption=advice.recaption,
+    )
     parts = split(
         [record.sha256 for record in items.records],
         near_duplicates(items.looks.vectors, items.looks.prints),
@@ -110,15 +131,22 @@ def run(spec: LabelSpec, ctx: StageContext) -> LabelReport:
         spec.seed,
     )
     info = _info(spec, items, labelled, words, word, parts)
-    _write(items, labelled, words, parts, info, ctx)
+    vectors = create_embeddings(
+        items.looks.vectors, words.subjects, embedder.encode(words.subjects), scorer
+    )
+    records = _dataset_records(items, labelled, words, word)
+    made = Made(items, labelled, words, parts, info, records)
+    _write(made, vectors, ctx)
     tokens = {name: len(each.tokenize(word)) for name, each in tokenizers.items()}
     about = {
         "trigger_given": spec.trigger is not None,
         "trigger_tokens": tokens,
         "scorer": scorer.name,
+        "labeler": "zero-shot" if answered is None else "llm",
+        "llm": None if answered is None else answered.use,
         "followed_advice": followed_advice(advice, words),
     }
-    report = _report(items, labelled, words, parts, info, about)
+    report = _report(made, about)
     _tell(report)
     return report
 
@@ -131,11 +159,26 @@ def followed_advice(advice: Advice, words: Words) -> tuple[str, ...]:
     return (f"composed {made} of {len(words.sources)} captions anew, where the text was poor",)
 
 
-def _check_labeler(profile: Profile) -> None:
+def _asks_llm(profile: Profile, settings: Settings) -> bool:
+    """Whether an LLM labels first; the zero-shot labeler is every profile's fallback."""
     kind = profile.role("labeler").kind
-    if kind != "zero-shot":
-        msg = f"role labeler can't be filled by kind {kind!r}; use zero-shot"
+    if kind not in {"zero-shot", "llm"}:
+        msg = f"role labeler can't be filled by kind {kind!r}; use llm or zero-shot"
         raise ConfigurationError(msg)
+    if kind == "llm" and not settings.llm_url:
+        log.warning("no LLM endpoint (LORA_FACTORY_LLM_URL): labelled zero-shot instead")
+    return kind == "llm" and bool(settings.llm_url)
+
+
+def _ask(
+    spec: LabelSpec, ctx: StageContext, items: Items, profile: Profile, embedder: TextEmbedder
+) -> Answered:
+    entry = profile.role("labeler")
+    labeler = LlmLabeler(entry, load_taxonomy(), ctx, ctx.inputs["clean"].path)
+    found = labeler.ask(items.records, spec.topics)
+    answers, unsafe = safe_answers(found.answers, embedder)
+    lost = found.use.fallback | ({"unsafe_words": unsafe} if unsafe else {})
+    return Answered(answers, found.use.model_copy(update={"fallback": lost}))
 
 
 def read_items(ctx: StageContext, scorer: ImageTextScorer) -> Items:
@@ -181,50 +224,6 @@ def _new_trigger(
     return trigger.make_trigger(spec.topics, shas, tokenizers, taken)
 
 
-def choose_words(
-    spec: LabelSpec,
-    items: Items,
-    found: Sequence[str],
-    labelled: Labelled,
-    *,
-    recaption: bool,
-) -> Words:
-    """Subjects and keywords: found words, or labels where there are none (or poor ones).
-
-    Args:
-        spec: its topics are the last resort.
-        items: n images with their texts.
-        found: n cleaned texts.
-        labelled: their labels.
-        recaption: poor texts give way to words composed from labels and keywords.
-    """
-    contexts = [
-        " ".join((record.text, *named.labels))
-        for record, named in zip(items.records, labelled.themes, strict=True)
-    ]
-    each, whole = keywords(found, contexts, spec.topics)
-    floor = _alignment_floor(items, labelled)
-    subjects, sources = [], []
-    for record, text, named, words in zip(items.records, found, labelled.themes, each, strict=True):
-        if recaption and captions.is_poor(record, text, floor):
-            labels = Labels(theme=named.labels, keywords=words)
-            subjects.append(captions.compose_subject(labels, spec.topics[0].lower()))
-            sources.append("composed")
-        elif text:
-            subjects.append(text)
-            sources.append("found")
-        else:
-            subjects.append(named.labels[0] if named.labels else spec.topics[0].lower())
-            sources.append("theme" if named.labels else "topic")
-    return Words(tuple(subjects), tuple(sources), tuple(each), whole)
-
-
-def _alignment_floor(items: Items, labelled: Labelled) -> float | None:
-    known = [record.alignment for record in items.records if record.alignment is not None]
-    trusted = labelled.agreement.trusted and bool(known)
-    return float(np.percentile(known, POOR_PERCENTILE)) if trusted else None
-
-
 def _info(
     spec: LabelSpec, items: Items, labelled: Labelled, words: Words, word: str, parts: Split
 ) -> DatasetInfo:
@@ -266,16 +265,9 @@ def _dataset_records(
     ]
 
 
-def _write(
-    items: Items,
-    labelled: Labelled,
-    words: Words,
-    parts: Split,
-    info: DatasetInfo,
-    ctx: StageContext,
-) -> None:
+def _write(made: Made, vectors: Embeddings, ctx: StageContext) -> None:
     clean = ctx.inputs["clean"].path
-    records = _dataset_records(items, labelled, words, info.trigger)
+    items, parts, records = made.items, made.parts, made.records
     for name, inside in (("train", ~parts.validation), ("validation", parts.validation)):
         rows = np.flatnonzero(inside).tolist()
         write.write_images(
@@ -285,9 +277,12 @@ def _write(
             clean,
             ctx,
         )
-    write.write_info(ctx.out, info)
-    shas = [record.sha256 for record in records]
-    write.write_embeddings(ctx.out, shas, items.looks.vectors, labelled.subjects)
+    write.write_info(ctx.out, made.info)
+    files = [
+        f"{'validation' if held else 'train'}/{record.file_name}"
+        for record, held in zip(records, parts.validation.tolist(), strict=True)
+    ]
+    write_embeddings(ctx.out, records, files, vectors)
     verdicts = [
         AuditRecord(item=sha256, what="image", stage="label", verdict="dropped", reason=reason)
         for sha256, reason in items.dropped.items()
@@ -305,14 +300,14 @@ def _write(
     write.write_audit(ctx.out, [*write.read_audit(clean), *verdicts])
 
 
-def _report(
-    items: Items,
-    labelled: Labelled,
-    words: Words,
-    parts: Split,
-    info: DatasetInfo,
-    about: Mapping[str, Any],
-) -> LabelReport:
+def _report(made: Made, about: Mapping[str, Any]) -> LabelReport:
+    items, labelled, words, parts, info = (
+        made.items,
+        made.labelled,
+        made.words,
+        made.parts,
+        made.info,
+    )
     named = [theme for theme in labelled.themes if theme.labels]
     count = len(items.records)
     dropped = Counter(items.dropped.values())

@@ -1,4 +1,4 @@
-"""Writes the dataset: an imagefolder, ``dataset.json``, ``embeddings.npz``, ``audit.parquet``."""
+"""Writes the dataset: an imagefolder, ``dataset.json``, ``audit.parquet``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from lora_factory.errors import ArtifactError
 
 if TYPE_CHECKING:
     from lora_factory.contracts.stage import StageContext
-    from lora_factory.models.roles import Vectors
 
 
 def write_images(
@@ -47,26 +46,6 @@ def write_images(
 def write_info(out: Path, info: DatasetInfo) -> None:
     """Write ``dataset.json``."""
     (out / "dataset.json").write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def write_embeddings(out: Path, sha256: Sequence[str], image: Vectors, text: Vectors) -> None:
-    """Write ``embeddings.npz``.
-
-    Args:
-        out: folder.
-        sha256: of n images.
-        image: n×d float32, unit rows, in the scorer's joint space.
-        text: n×k float32, unit rows: subjects by the text embedder. The article averages both
-            kinds into one vector; they live in spaces that have nothing in common.
-    """
-    import numpy as np
-
-    np.savez(
-        out / "embeddings.npz",
-        sha256=np.array(sha256, dtype=str),
-        image=np.asarray(image, dtype=np.float32),
-        text=np.asarray(text, dtype=np.float32),
-    )
 
 
 def read_audit(clean: Path) -> list[AuditRecord]:

@@ -11,6 +11,10 @@ connection                  variables
                             ``AWS_ENDPOINT_URL`` (type aws)
 ``lora_factory_serve``      ``LORA_FACTORY_SERVE_URL``, ``LORA_FACTORY_SERVE_TOKEN``
                             (type http; the token is its password)
+``lora_factory_llm``        ``LORA_FACTORY_LLM_URL``, ``LORA_FACTORY_LLM_KEY``,
+                            ``LORA_FACTORY_LLM_MODEL`` (type http, openai or
+                            pydanticai; the key is its password, the model and a
+                            base URL with a path are in extra: ``model``, ``base_url``)
 ==========================  ==================================================
 """
 
@@ -28,6 +32,7 @@ from lora_factory.contracts.settings import Settings
 CATALOG_CONN_ID = "lora_factory_catalog"
 STORE_CONN_ID = "lora_factory_store"
 SERVE_CONN_ID = "lora_factory_serve"
+LLM_CONN_ID = "lora_factory_llm"
 
 
 class DeploymentHook(BaseHook):
@@ -86,8 +91,29 @@ def serve_variables(connection: Any) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
+def llm_variables(connection: Any) -> dict[str, str]:
+    """Base URL, key and model of an OpenAI-compatible endpoint.
+
+    The host may be a whole URL, as OpenAI connections have it; a path is only kept from there
+    or from ``base_url``. Else it is ``/v1``, where such endpoints are.
+    """
+    extra = connection.extra_dejson
+    host = str(connection.host or "")
+    url = str(extra.get("base_url") or (host if "://" in host else ""))
+    if not url and host:
+        port = f":{connection.port}" if connection.port else ""
+        url = f"{connection.schema or 'https'}://{host}{port}/v1"
+    values = {
+        "LORA_FACTORY_LLM_URL": url,
+        "LORA_FACTORY_LLM_KEY": connection.password,
+        "LORA_FACTORY_LLM_MODEL": extra.get("model"),
+    }
+    return {name: str(value) for name, value in values.items() if value}
+
+
 CONVERTERS = {
     CATALOG_CONN_ID: catalog_variables,
     STORE_CONN_ID: store_variables,
     SERVE_CONN_ID: serve_variables,
+    LLM_CONN_ID: llm_variables,
 }

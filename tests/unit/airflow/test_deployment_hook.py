@@ -52,3 +52,33 @@ def test_connections_win(monkeypatch):
     settings = DeploymentHook().settings()
     assert settings.serve_url == "https://serve:8000"
     assert "p%40ss" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("connection", "url", "model"),
+    [
+        ("http://:sk-k@llm:8000/http", "http://llm:8000/v1", None),
+        (
+            {"conn_type": "openai", "host": "https://llm.test/v2", "password": "sk-k"},
+            "https://llm.test/v2",
+            None,
+        ),
+        (
+            {
+                "conn_type": "pydanticai",
+                "password": "sk-k",
+                "extra": {"model": "qwen3-vl", "base_url": "http://vllm:8000/v1"},
+            },
+            "http://vllm:8000/v1",
+            "qwen3-vl",
+        ),
+    ],
+)
+def test_an_llm_connection_is_plain_settings(monkeypatch, connection, url, model):
+    text = connection if isinstance(connection, str) else json.dumps(connection)
+    monkeypatch.setenv("AIRFLOW_CONN_LORA_FACTORY_LLM", text)
+    settings = DeploymentHook().settings()
+    assert settings.llm_url == url
+    assert settings.llm_key.get_secret_value() == "sk-k"
+    assert settings.llm_model == (model or "")
+    assert "sk-k" not in repr(settings)

@@ -1,0 +1,95 @@
+"""What each picture is called: its page's words, an LLM's, or its labels'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lora_factory.contracts.records import CleanRecord, Labels
+from lora_factory.label import captions
+from lora_factory.label.keywords import keywords
+
+if TYPE_CHECKING:
+    from lora_factory.label.answers import Answer
+    from lora_factory.label.labels import Labelled
+
+POOR_PERCENTILE = 25.0
+"""Alignment under this percentile is poor, where the scorer can be believed at all."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What there is to choose from, for n items.
+
+    ``found``: n cleaned texts, empty where there is none. ``topics``: the last resort.
+    ``answers``: item → an LLM's; its captions count where it saw the pictures (``vision``),
+    its keywords always.
+    """
+
+    records: Sequence[CleanRecord]
+    found: Sequence[str]
+    topics: Sequence[str]
+    answers: Mapping[int, Answer]
+    vision: bool
+
+
+@dataclass(frozen=True)
+class Words:
+    """Subjects, where they come from, and keywords of n items; keywords of the set."""
+
+    subjects: tuple[str, ...]
+    sources: tuple[str, ...]
+    each: tuple[tuple[str, ...], ...]
+    all: tuple[str, ...]
+
+
+def choose_words(given: Given, labelled: Labelled, *, recaption: bool) -> Words:
+    """Subjects and keywords of n items.
+
+    A page's own words stand. Where they are poor, an LLM's caption does; else, with the advice
+    ``recaption``, one composed of labels and keywords; where there are none, the theme.
+    """
+    contexts = [
+        " ".join((record.text, *named.labels))
+        for record, named in zip(given.records, labelled.themes, strict=True)
+    ]
+    each, whole = keywords(given.found, contexts, given.topics)
+    each = [
+        given.answers[at].keywords if at in given.answers else words
+        for at, words in enumerate(each)
+    ]
+    floor = _alignment_floor(given.records, labelled)
+    chosen = [
+        _choose(
+            given, at, Labels(theme=labelled.themes[at].labels, keywords=each[at]), floor, recaption
+        )
+        for at in range(len(given.records))
+    ]
+    subjects, sources = zip(*chosen, strict=True)
+    return Words(subjects, sources, tuple(each), whole)
+
+
+def _choose(
+    given: Given, at: int, labels: Labels, floor: float | None, recaption: bool
+) -> tuple[str, str]:
+    """Subject of one item, and where it comes from."""
+    text, last = given.found[at], given.topics[0].lower()
+    poor = captions.is_poor(given.records[at], text, floor)
+    if poor and given.vision and at in given.answers:
+        said = captions.subject_of(given.answers[at].caption)
+        if said:
+            return said, "llm"
+    if poor and recaption:
+        return captions.compose_subject(labels, last), "composed"
+    if text:
+        return text, "found"
+    return (labels.theme[0], "theme") if labels.theme else (last, "topic")
+
+
+def _alignment_floor(records: Sequence[CleanRecord], labelled: Labelled) -> float | None:
+    known = [record.alignment for record in records if record.alignment is not None]
+    trusted = labelled.agreement.trusted and bool(known)
+    return float(np.percentile(known, POOR_PERCENTILE)) if trusted else None
