@@ -5,4 +5,7 @@ the exit status; what a person asked to see goes to standard output, all else to
 ``NAMES`` lists them in the order of the help; ``crawl-status`` is ``crawl_status.py``.
 """
 
-NAMES = ("apikey", "catalog", "compare", "crawl-status", "keys", "profile", "protect", "takedown", "verify")
+NAMES = (
+    *("apikey", "catalog", "compare", "crawl-status", "keys", "profile", "protect", "takedown"),
+    *("topics", "verify"),
+)
