@@ -9,6 +9,11 @@ ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PYTHONUNBUFFERED=1
 
+# WordNet's files, for topic expansion
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends wordnet-base \
+    && rm -rf /var/lib/apt/lists/*
+
 COPY requirements.txt /tmp/requirements.txt
 # Resolved already: --no-deps keeps pip from choosing another torch
 RUN pip install $TORCH_ARGS "$TORCH" \
