@@ -12,17 +12,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from pydantic import ValidationError
 
 from lora_factory.contracts.evaluation import DataStatistics
 from lora_factory.contracts.records import DatasetInfo, DatasetRecord, read_jsonl
 from lora_factory.errors import DataError
 from lora_factory.evaluate.html import GATES, verdict_in_words
+from lora_factory.reporting.markdown import (
+    LICENCES,
+    licence_id,
+    licence_rank,
+    literal,
+    plain,
+    render_markdown,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -37,27 +43,6 @@ TAGS = ("text-to-image", "lora", "diffusers", "template:diffusion-lora")
 WIDGETS = 6
 """Sample pictures a card shows."""
 MOST_HOSTS = 20
-LONGEST = 300
-"""Characters of any text in the card."""
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>&#|~!$])")
-LICENCES = {
-    "own": "other",
-    "CC0-1.0": "cc0-1.0",
-    "PDDL-1.0": "pddl",
-    "MIT": "mit",
-    "BSD-3-Clause": "bsd-3-clause",
-    "ISC": "isc",
-    "Apache-2.0": "apache-2.0",
-    "CC-BY-2.0": "cc-by-2.0",
-    "CC-BY-3.0": "cc-by-3.0",
-    "CC-BY-4.0": "cc-by-4.0",
-    "CreativeML-OpenRAIL-M": "creativeml-openrail-m",
-    "CC-BY-SA-3.0": "cc-by-sa-3.0",
-    "CC-BY-SA-4.0": "cc-by-sa-4.0",
-    "CC-BY-NC-4.0": "cc-by-nc-4.0",
-    "CC-BY-NC-SA-4.0": "cc-by-nc-sa-4.0",
-}
-"""Licence → Hugging Face's id, the least restrictive first; unlisted ones come after all."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +67,9 @@ def generate_lora_card(sources: CardSources) -> str:
 
     info = _info(sources.dataset.path)
     licence, why = inherited_licence(_licences(sources), sources.base.licence or "unknown")
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=False,  # noqa: S701  (Markdown: ``finalize`` escapes every expression)
-        undefined=StrictUndefined,
-        finalize=_markdown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["code"] = _code
-    text = environment.get_template("card.md.j2").render(
+    text = render_markdown(
+        FOLDER,
+        "card.md.j2",
         sources=sources,
         report=sources.report,
         trained=sources.trained,
@@ -102,7 +80,7 @@ def generate_lora_card(sources: CardSources) -> str:
         licence_reason=why,
         prompt=sources.samples[0][0] if sources.samples else sources.report.trigger,
         gates=GATES,
-        literal=_literal,
+        literal=literal,
     )
     metadata = _metadata(sources, _name(info), licence)
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}"))
@@ -137,8 +115,7 @@ def data_statistics(dataset: Path) -> DataStatistics:
 
 def inherited_licence(licences: Mapping[str, int], base: str) -> tuple[str, str]:
     """Hugging Face's id of the most restrictive licence, and how it was found, in words."""
-    order = list(LICENCES)
-    every = sorted({*licences, base}, key=lambda name: (_rank(name, order), name))
+    every = sorted({*licences, base}, key=lambda name: (licence_rank(name), name))
     strictest = every[-1]
     known = strictest in LICENCES
     images = ", ".join(f"{name} ({count} images)" for name, count in licences.items()) or "none"
@@ -148,11 +125,7 @@ def inherited_licence(licences: Mapping[str, int], base: str) -> tuple[str, str]
     )
     if not known:
         why += f"; {strictest} is no licence this program can compare, so ask before you use it"
-    return LICENCES.get(strictest, "unknown" if strictest == "unknown" else "other"), why
-
-
-def _rank(name: str, order: Sequence[str]) -> int:
-    return order.index(name) if name in order else len(order)
+    return licence_id(strictest), why
 
 
 def _licences(sources: CardSources) -> dict[str, int]:
@@ -171,8 +144,8 @@ def _metadata(sources: CardSources, name: str, licence: str) -> ModelCardData:
         model_name=name,
         eval_results=_results(sources, name),
         base_model_relation="adapter",
-        instance_prompt=_plain(sources.report.trigger),
-        widget=[{"text": _plain(text), "output": {"url": path}} for text, path in sources.samples],
+        instance_prompt=plain(sources.report.trigger),
+        widget=[{"text": plain(text), "output": {"url": path}} for text, path in sources.samples],
     )
 
 
@@ -241,27 +214,3 @@ def _dropped(audit: Path) -> dict[str, int]:
         if row["what"] == "image" and row["verdict"] == "dropped"
     )
     return dict(found.most_common())
-
-
-def _plain(text: str) -> str:
-    """One line of what is printed, at most ``LONGEST`` characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * LONGEST]).split())
-    return line if len(line) <= LONGEST else line[:LONGEST] + "…"
-
-
-def _markdown(value: Any) -> Any:
-    """A template's expression as text that can't be markup."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return SPECIAL.sub(r"\\\1", _plain(value)).replace("://", ":\u200b//")
-
-
-def _code(value: str) -> Markup:
-    """A code span, also inside a table."""
-    text = _plain(value).replace("`", "'").replace("|", "\\|")
-    return Markup(f"`{text}`")  # noqa: S704  (Markdown, inside a code span)
-
-
-def _literal(value: str) -> Markup:
-    """A Python string literal inside a fenced block."""
-    return Markup(repr(_plain(value).replace("`", "'")))  # noqa: S704  (inside a fenced block)

@@ -10,14 +10,12 @@ from lxml import html as parser
 
 from lora_factory.contracts.evaluation import Advice, HardGate, ItemAdvice
 from lora_factory.evaluate.html import (
-    LARGEST,
-    LONGEST,
     ReportPictures,
     next_steps,
-    picture_uri,
     render_html,
     verdict_in_words,
 )
+from lora_factory.reporting.page import LARGEST, LONGEST, picture_uri
 
 ALL = ReportPictures([row()], [row("a chair")], picture("white", (900, 400)))
 
