@@ -24,10 +24,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from lora_factory.contracts.crawl import FrontierStatus, QueueStatus, WorkerStats
 from lora_factory.crawl.tasks import Kind, Lease, Leftover, Scored, Settled
+
+NONE: Mapping[str, bool] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,12 @@ class Frontier(Protocol):
         """
 
     async def lease(
-        self, worker: str, kind: Kind, limit: int, freed: Sequence[str] = ()
+        self, worker: str, kind: Kind, limit: int, freed: Mapping[str, bool] = NONE
     ) -> list[Lease]:
         """Hand out up to ``limit`` tasks that may be fetched at once; empty if there are none.
 
-        ``freed``: tokens whose requests are over; their hosts may be asked again.
+        ``freed``: tokens whose requests are over, and whether their hosts got to see them. A
+        request that robots.txt or a cache answered takes no host's time.
         """
 
     async def set_host(self, host: str, *, delay: float, concurrency: int) -> None:

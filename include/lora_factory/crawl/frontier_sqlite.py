@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lora_factory.contracts.crawl import (
     WorkerStats,
     WorkerStatus,
 )
-from lora_factory.crawl.frontier import Limits, nothing_left
+from lora_factory.crawl.frontier import NONE, Limits, nothing_left
 from lora_factory.crawl.tasks import (
     Kind,
     Lease,
@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS tasks (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, host TEXT NOT NULL, score REAL NOT NULL,
     state TEXT NOT NULL DEFAULT 'queued', tries INTEGER NOT NULL DEFAULT 0,
     due REAL NOT NULL DEFAULT 0, busy INTEGER NOT NULL DEFAULT 0,
+    before REAL, asked REAL,  -- when the host was asked before, and for this
     reason TEXT NOT NULL DEFAULT '', body TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS best ON tasks (kind, host, score DESC, id) WHERE state = 'queued';
@@ -58,6 +59,7 @@ CREATE TABLE IF NOT EXISTS reasons (reason TEXT PRIMARY KEY, n INTEGER NOT NULL)
 CREATE TABLE IF NOT EXISTS workers (
     worker TEXT PRIMARY KEY, beat REAL NOT NULL, stats TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO counts (kind) VALUES ('page'), ('image');
 """
 # A host's best scores stand beside it: looking for the best task reads hosts, not tasks.
@@ -97,6 +99,7 @@ class SqliteFrontier:
             for (task,) in self._rows("SELECT id FROM tasks WHERE state = 'leased'"):
                 self._give_back(task, "lease_expired", 0.0)
             self._db.execute("UPDATE hosts SET busy = 0")
+            self._do("INSERT OR IGNORE INTO marks VALUES ('settled', ?)", self._clock())
 
     async def add(self, tasks: Sequence[Scored]) -> int:
         """See :class:`Frontier`."""
@@ -134,13 +137,13 @@ class SqliteFrontier:
         worker: str,  # noqa: ARG002 - there is only one
         kind: Kind,
         limit: int,
-        freed: Sequence[str] = (),
+        freed: Mapping[str, bool] = NONE,
     ) -> list[Lease]:
         """See :class:`Frontier`."""
         found: list[Lease] = []
         with self._transaction():
-            for token in freed:
-                self._free(self._held(token))
+            for token, asked in freed.items():
+                self._free(self._held(token), asked=asked)
             self._reclaim()
             self._wake()
             while len(found) < limit and self._within_budget(kind):
@@ -177,6 +180,8 @@ class SqliteFrontier:
                     one.reason or "kept",
                 )
                 held += 1
+            if held:
+                self._do("INSERT OR REPLACE INTO marks VALUES ('settled', ?)", self._clock())
         return held
 
     async def nack(self, tokens: Sequence[str], reason: str) -> None:
@@ -221,6 +226,7 @@ class SqliteFrontier:
         (total,) = next(
             self._rows("SELECT count(DISTINCT host) FROM tasks WHERE state IN ('queued','delayed')")
         )
+        (settled,) = next(self._rows("SELECT max(at) FROM marks"))
         (dead,) = next(self._rows("SELECT count(*) FROM tasks WHERE state = 'dead'"))
         return FrontierStatus(
             pages=counts["page"],
@@ -231,6 +237,7 @@ class SqliteFrontier:
             reasons=dict(self._rows("SELECT reason, n FROM reasons ORDER BY reason")),
             dead=dead,
             rate=sum(worker.rate for worker in workers if not worker.stalled),
+            idle=max(0.0, now - settled),
             finished=nothing_left(counts),
         )
 
@@ -252,7 +259,7 @@ class SqliteFrontier:
 
     async def drop(self) -> None:
         """See :class:`Frontier`."""
-        tables = ("seen", "claims", "tasks", "hosts", "counts", "reasons", "workers")
+        tables = ("seen", "claims", "tasks", "hosts", "counts", "reasons", "workers", "marks")
         with self._transaction():
             for table in tables:
                 self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
@@ -271,9 +278,11 @@ class SqliteFrontier:
             " AND state = 'queued' ORDER BY score DESC, id LIMIT 1"
         )
         task, tries, body = next(self._rows(query, kind, host))
+        (before,) = next(self._rows("SELECT asked FROM hosts WHERE host = ?", host))
         self._do(
-            "UPDATE tasks SET state = 'leased', tries = ?, due = ?, busy = 1 WHERE id = ?",
-            tries + 1, now + self._limits.lease, task,
+            "UPDATE tasks SET state = 'leased', tries = ?, due = ?, busy = 1, before = ?,"
+            " asked = ? WHERE id = ?",
+            tries + 1, now + self._limits.lease, before, now, task,
         )  # fmt: skip
         self._do("UPDATE hosts SET busy = busy + 1, asked = ? WHERE host = ?", now, host)
         self._do(COLUMNS[kind], host)
@@ -295,14 +304,16 @@ class SqliteFrontier:
         )  # fmt: skip
         self._do(COLUMNS[kind], host)
 
-    def _free(self, task: int | None) -> None:
+    def _free(self, task: int | None, *, asked: bool = True) -> None:
         """The task's request is over: its host may be asked again."""
-        if self._do("UPDATE tasks SET busy = 0 WHERE id = ? AND busy = 1", task):
-            self._do(
-                "UPDATE hosts SET busy = busy - 1"
-                " WHERE host = (SELECT host FROM tasks WHERE id = ?)",
-                task,
-            )
+        query = "SELECT host, before, asked FROM tasks WHERE id = ? AND busy = 1"
+        for host, before, this in list(self._rows(query, task)):
+            self._do("UPDATE tasks SET busy = 0 WHERE id = ?", task)
+            self._do("UPDATE hosts SET busy = busy - 1 WHERE host = ?", host)
+            if not asked:  # it got to see nothing
+                self._do(
+                    "UPDATE hosts SET asked = ? WHERE host = ? AND asked = ?", before, host, this
+                )
 
     def _reclaim(self) -> int:
         query = "SELECT id FROM tasks WHERE state = 'leased' AND due <= ?"

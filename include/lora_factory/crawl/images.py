@@ -32,42 +32,55 @@ class CheckedImage:
     height: int
 
 
-class ImageStore:
-    """``images/<sha256>.<ext>`` under ``out``, at most ``limit`` of them."""
+class ImageChecker:
+    """Decodes images in a process of its own."""
 
-    def __init__(self, out: Path, limit: int) -> None:
-        self._folder = out / "images"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._limit = limit
-        self._seen: dict[str, str] = {}
+    def __init__(self) -> None:
         self._decoder = DecodingProcess()
-        self.bytes_kept = 0
-
-    def __len__(self) -> int:
-        return len(self._seen)
 
     def check(self, data: bytes) -> CheckedImage:
         """Look at the bytes; touches no state, so it may run in a thread.
 
         Raises:
-            Dropped: ``too_large``, ``exact_duplicate``, ``too_small`` or a reason of the decoder.
+            Dropped: ``too_large``, ``too_small`` or a reason of the decoder.
         """
         if len(data) > MAX_BYTES:
             raise Dropped(reason="too_large", detail=f"{len(data)} bytes, at most {MAX_BYTES}")
-        digest = hashlib.sha256(data).hexdigest()
-        self._refuse_duplicate(digest)  # before it costs a decoding
         try:
             width, height = self._decoder.measure(data)
         except ImageRejected as err:
             raise Dropped(reason=err.reason, detail=str(err)) from err
         if min(width, height) < MIN_SIDE:
             raise Dropped(reason="too_small", detail=f"{width}×{height} pixels")
-        name = f"images/{digest}.{sniff(data)}"
-        return CheckedImage(data, digest, name, width, height)
+        digest = hashlib.sha256(data).hexdigest()
+        return CheckedImage(data, digest, f"images/{digest}.{sniff(data)}", width, height)
 
     def close(self) -> None:
         """No more images are checked."""
         self._decoder.close()
+
+
+class ImageStore:
+    """``images/<sha256>.<ext>`` under ``out``, at most ``limit`` of them, for one process."""
+
+    def __init__(self, out: Path, limit: int) -> None:
+        self._out, self._limit = out, limit
+        (out / "images").mkdir(parents=True, exist_ok=True)
+        self._seen: dict[str, str] = {}
+        self._checker = ImageChecker()
+
+    def check(self, data: bytes) -> CheckedImage:
+        """Look at the bytes.
+
+        Raises:
+            Dropped: ``exact_duplicate``, or as :meth:`ImageChecker.check`.
+        """
+        self._refuse_duplicate(hashlib.sha256(data).hexdigest())  # before it costs a decoding
+        return self._checker.check(data)
+
+    def close(self) -> None:
+        """No more images are checked."""
+        self._checker.close()
 
     def keep(self, image: CheckedImage, url: str) -> None:
         """Write an image.
@@ -79,8 +92,7 @@ class ImageStore:
         if len(self._seen) >= self._limit:
             raise Dropped(reason="over_budget", detail=f"{self._limit} images were wanted")
         self._seen[image.sha256] = url
-        self.bytes_kept += len(image.data)
-        (self._folder / image.file_name.rpartition("/")[2]).write_bytes(image.data)
+        (self._out / image.file_name).write_bytes(image.data)
 
     def _refuse_duplicate(self, digest: str) -> None:
         if (first := self._seen.get(digest)) is not None:

@@ -1,10 +1,14 @@
-"""The spider of the article's section 1.1: best links first, within exact budgets."""
+"""The spider of the article's section 1.1: best links first, within exact budgets.
+
+What to fetch next, for how long and how often is the frontier's business (``frontier.py``); when
+to ask it and when an outcome is safe is the pump's (``pump.py``). Here is what an answer means.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,23 +18,34 @@ from scrapy import exceptions
 from scrapy.http import HtmlResponse, Response
 from scrapy.spidermiddlewares.httperror import HttpError
 
-from lora_factory.contracts.progress import Progress
+from lora_factory.contracts.expansion import Expansion
 from lora_factory.contracts.records import AuditRecord, RawRecord
-from lora_factory.contracts.specs import CrawlSpec
+from lora_factory.contracts.specs import CrawlRequest
 from lora_factory.crawl import optout, quality, signals
 from lora_factory.crawl.extract import ImageRef, Page, Unparsable, parse_page
-from lora_factory.crawl.heap import Frontier
 from lora_factory.crawl.hosts import HostRules
-from lora_factory.crawl.images import MAX_BYTES, Dropped, ImageStore
-from lora_factory.crawl.ledger import Ledger, dropped, kept
+from lora_factory.crawl.images import MAX_BYTES, Dropped, ImageChecker
+from lora_factory.crawl.ledger import Entry, KeptImage, PageScores, SeedAnswer, What, dropped, kept
 from lora_factory.crawl.licences import refusal
 from lora_factory.crawl.links import LinkScorer, canonical_url
-from lora_factory.crawl.middlewares import Refused
+from lora_factory.crawl.middlewares import POLITENESS, Refused
+from lora_factory.crawl.pump import Outcome, Pump, Recent
 from lora_factory.crawl.sources.base import Source, Unreadable
+from lora_factory.crawl.tasks import (
+    ImageTask,
+    Lease,
+    PageTask,
+    Scored,
+    ShownImage,
+    seen_key,
+)
 from lora_factory.crawl.topics import TopicBatcher
+from lora_factory.errors import FactoryError
+from lora_factory.store.workarea import WorkArea
 
 log = logging.getLogger(__name__)
 
+REMEMBERED = 20_000  # hosts, and links whose verdict was written
 PAGE_BYTES = 4 * 1024 * 1024
 GONE = frozenset({404, 410})
 NOT_FETCHED = frozenset({
@@ -52,40 +67,15 @@ FAILURES: tuple[tuple[type[Exception], str], ...] = (
 class CrawlJob:
     """What a spider works with."""
 
-    spec: CrawlSpec
+    spec: CrawlRequest
+    expansion: Expansion
     source: Source
     rules: HostRules
     topics: TopicBatcher
-    store: ImageStore
-    ledger: Ledger
+    checker: ImageChecker
+    area: WorkArea
+    pump: Pump
     token: str  # the name robots.txt addresses us by
-
-
-@dataclass(frozen=True)
-class PageTask:
-    """A page to fetch."""
-
-    url: str
-    seed: bool = False
-    listing: bool = False
-    """Names pages or images, and is judged by its source."""
-
-
-@dataclass(frozen=True)
-class ShownImage:
-    """Where an image is shown."""
-
-    page_url: str
-    page_title: str
-    topics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class ImageTask:
-    """An image to fetch, with what its page says about it."""
-
-    ref: ImageRef
-    shown: ShownImage
 
 
 class TopicSpider(scrapy.Spider):  # type: ignore[misc]
@@ -96,156 +86,152 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
     def __init__(self, job: CrawlJob, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.job = job
-        spec = job.spec
-        self.scorer = LinkScorer(spec.topics, spec.min_relevance)
-        self.pages: Frontier[PageTask] = Frontier(spec.max_pages)
-        self.images: Frontier[ImageTask] = Frontier(spec.max_images)
-        self.seen: set[str] = set()
-        self.seen_images: set[str] = set()
-        self.unwanted: dict[str, float] = {}  # links below the scorer's floor
-        self.reached: set[str] = set()  # seeds that answered
-        self.seed_errors: dict[str, str] = {}
-        self.progress = {
-            "pages": Progress("crawl: pages", spec.max_pages, "pages"),
-            "images": Progress("crawl: images", spec.max_images, "images"),
-        }
+        self.scorer = LinkScorer(job.spec.topics, job.spec.min_relevance, job.expansion.weights())
+        self.told: dict[str, tuple[float, int]] = {}  # hosts whose politeness the frontier knows
+        self.refused = Recent(REMEMBERED)  # links whose verdict was written
 
     async def start(self) -> AsyncIterator[Any]:
-        """Queue what the source begins with."""
-        source = self.job.source
-        for listing, urls in ((False, source.pages()), (True, source.listings())):
-            for seed in urls:
-                url = canonical_url(seed)
-                if url is None or not self.job.rules.allows(url):
-                    self.seed_errors[seed] = "host_not_allowed" if url else "not an http(s) URL"
-                    yield dropped("page", seed, "host_not_allowed", self.seed_errors[seed])
-                elif url not in self.seen:
-                    self.seen.add(url)
-                    self.pages.add(PageTask(url, seed=True, listing=listing), 1.0)
-        for request in self._due():
-            yield request
+        """Queue what the source begins with; then ask for whatever the frontier hands out."""
+        await self.job.pump.open(*self._seeds())
+        async for lease in self.job.pump.leases():
+            yield self._request(lease)
 
-    async def parse(self, response: Response, **kwargs: Any) -> AsyncIterator[Any]:
-        """Judge a page; queue its images and relevant links."""
-        task: PageTask = kwargs["task"]
+    async def closed(self, reason: str) -> None:  # noqa: ARG002 - Scrapy's
+        """Called by Scrapy once no request is under way."""
+        await self.job.pump.close()
+
+    async def parse(self, response: Response, lease: Lease, task: PageTask) -> None:
+        """Judge a page; what it links to and shows is queued."""
+        await self._fetched(response.meta, lease, asked="cached" not in response.flags)
+        outcome = Outcome(counts=True)
+        if task.seed:
+            outcome.entries.append(SeedAnswer(url=task.url))
         try:
             look = self._read_listing if task.listing else self._visit
-            verdicts = await look(response, task)
+            await look(response, task, outcome)
+        except FactoryError:
+            raise  # the frontier or the store is gone: the lease runs out
         except Exception as err:
             # The one boundary: a page we fail on is counted and must not end the crawl.
             log.exception("page %s", task.url)
-            verdicts = [dropped("page", task.url, "internal_error", repr(err))]
-        self._settle_page(counts=True)
-        for entry in (*verdicts, *self._due()):
-            yield entry
+            outcome.found.clear()
+            _drop(outcome, dropped("page", task.url, "internal_error", repr(err)))
+        self.job.pump.settle(lease, outcome)
 
-    async def parse_image(self, response: Response, task: ImageTask) -> AsyncIterator[Any]:
+    async def parse_image(self, response: Response, lease: Lease, task: ImageTask) -> None:
         """Check, store and record an image."""
+        await self._fetched(response.meta, lease, asked="cached" not in response.flags)
+        outcome = Outcome()
         try:
-            entry = await self._take(response, task)
+            await self._take(response, task, outcome)
+        except FactoryError:
+            raise
         except Exception as err:
             # As above, for images.
-            log.exception("image %s", task.ref.url)
-            entry = dropped("image", task.ref.url, "internal_error", repr(err))
-        self._settle_image(counts=isinstance(entry, RawRecord))
-        for output in (entry, *self._due()):
-            yield output
+            log.exception("image %s", task.url)
+            _drop(outcome, dropped("image", task.url, "internal_error", repr(err)))
+        self.job.pump.settle(lease, outcome)
 
-    def page_failed(self, failure: Any) -> Iterator[Any]:
-        """A page could not be had."""
-        task: PageTask = failure.request.cb_kwargs["task"]
+    async def failed(self, failure: Any) -> None:
+        """A page or image could not be had."""
+        request = failure.request
+        lease: Lease = request.cb_kwargs["lease"]
+        task = lease.task
         reason, detail = explain(failure.value)
-        if task.seed:
-            self.seed_errors[task.url] = f"{reason}, {detail}"
-        self._settle_page(counts=reason not in NOT_FETCHED)
-        yield dropped("page", task.url, reason, detail)
-        yield from self._due()
+        asked = not isinstance(failure.value, Refused)
+        await self._fetched(request.meta, lease, asked=asked)
+        if asked:
+            self.job.pump.failed()
+        outcome = Outcome(counts=task.kind == "page" and reason not in NOT_FETCHED)
+        _drop(outcome, dropped(task.kind, task.url, reason, detail))
+        if isinstance(task, PageTask) and task.seed:
+            outcome.entries.append(SeedAnswer(url=task.url, cause=f"{reason}, {detail}"))
+        self.job.pump.settle(lease, outcome)
 
-    def image_failed(self, failure: Any) -> Iterator[Any]:
-        """An image could not be had."""
-        task: ImageTask = failure.request.cb_kwargs["task"]
-        self._settle_image(counts=False)
-        yield dropped("image", task.ref.url, *explain(failure.value))
-        yield from self._due()
+    def _seeds(self) -> tuple[list[Scored], list[Entry]]:
+        source = self.job.source
+        tasks, entries = list[Scored](), list[Entry]()
+        for listing, urls in ((False, source.pages()), (True, source.listings())):
+            for seed in urls:
+                url = canonical_url(seed)
+                if url is not None and self.job.rules.allows(url):
+                    task = PageTask(url=url, seed=True, listing=listing)
+                    tasks.append(Scored(task=task, score=1.0))
+                else:
+                    cause = "host_not_allowed" if url else "not an http(s) URL"
+                    entries.append(dropped("page", seed, "host_not_allowed", cause))
+                    entries.append(SeedAnswer(url=seed, cause=cause))
+        return tasks, entries
 
-    def leftovers(self) -> Iterator[AuditRecord]:
-        """Verdicts on what was seen but never asked for; once the crawl is over."""
-        for task in self.pages.drain():
-            yield dropped("page", task.url, "over_budget", "not fetched")
-        for image in self.images.drain():
-            yield dropped("image", image.ref.url, "over_budget", "not fetched")
-        for url, score in self.unwanted.items():
-            yield dropped("page", url, "irrelevant_link", f"link score {score:.2f}, not fetched")
+    async def _fetched(self, meta: dict[str, Any], lease: Lease, *, asked: bool) -> None:
+        """The request is over; tell the frontier what politeness its hosts are owed."""
+        for host, owed in meta.get(POLITENESS, {}).items():
+            if self.told.get(host) != owed:
+                if len(self.told) >= REMEMBERED:
+                    self.told.clear()
+                self.told[host] = owed
+                delay, concurrency = owed
+                await self.job.pump.frontier.set_host(host, delay=delay, concurrency=concurrency)
+        self.job.pump.fetched(lease, asked=asked)
 
-    def _due(self) -> Iterator[scrapy.Request]:
-        """Requests the budgets allow now. No page is fetched while enough images are waiting."""
-        known = self.images.done + self.images.in_flight + len(self.images)
-        if known < self.job.spec.max_images:
-            for task in self.pages.take():
-                yield self._request(task.url, self.parse, self.page_failed, task)
-        for image in self.images.take():
-            yield self._request(image.ref.url, self.parse_image, self.image_failed, image)
-
-    def _request(self, url: str, callback: Any, errback: Any, task: Any) -> scrapy.Request:
-        size = PAGE_BYTES if isinstance(task, PageTask) else MAX_BYTES
-        meta: dict[str, Any] = {"download_maxsize": size}
+    def _request(self, lease: Lease) -> scrapy.Request:
+        task = lease.task
+        page = isinstance(task, PageTask)
+        meta: dict[str, Any] = {"download_maxsize": PAGE_BYTES if page else MAX_BYTES}
         headers = {}
         if isinstance(task, PageTask) and task.listing:
             meta["official"] = self.job.source.official
             headers = self.job.source.headers
         # Not filtered by Scrapy: a redirect that it drops silently would never be settled here.
         return scrapy.Request(
-            url,
-            callback=callback,
-            errback=errback,
-            cb_kwargs={"task": task},
+            task.url,
+            callback=self.parse if page else self.parse_image,
+            errback=self.failed,
+            cb_kwargs={"lease": lease, "task": task},
             headers=headers,
             meta=meta,
             dont_filter=True,
         )
 
-    async def _visit(self, response: Response, task: PageTask) -> list[AuditRecord]:
-        if task.seed:
-            self.reached.add(task.url)
+    async def _visit(self, response: Response, task: PageTask, outcome: Outcome) -> None:
         url = canonical_url(response.url) or task.url
         if url != task.url:
-            if url in self.seen:
-                return [dropped("page", task.url, "duplicate_url", f"redirects to {url}")]
-            self.seen.add(url)
+            owner = await self.job.pump.frontier.claim(seen_key("page", url), task.url)
+            if owner != task.url:
+                _drop(outcome, dropped("page", task.url, "duplicate_url", f"redirects to {url}"))
+                return
         if not isinstance(response, HtmlResponse):
-            return [dropped("page", task.url, "not_html", type(response).__name__)]
+            _drop(outcome, dropped("page", task.url, "not_html", type(response).__name__))
+            return
         try:
             page = await asyncio.to_thread(parse_page, response.body, url, response.encoding)
         except Unparsable as err:
-            return [dropped("page", task.url, "unparsable", str(err))]
+            _drop(outcome, dropped("page", task.url, "unparsable", str(err)))
+            return
         rules = self._directives(response) | optout.meta_directives(page.metas, self.job.token)
         if refused := rules & optout.NO_PAGE:
-            return [dropped("page", task.url, "opt_out", ", ".join(sorted(refused)))]
+            _drop(outcome, dropped("page", task.url, "opt_out", ", ".join(sorted(refused))))
+            return
         evidence = signals.meta_refusal(page.metas) or await reservation(response, url, page.rsl)
         if evidence:
-            return [dropped("page", task.url, "opt_out", evidence)]
-        return await self._judge(page, url, task, rules)
+            _drop(outcome, dropped("page", task.url, "opt_out", evidence))
+            return
+        await self._judge(page, url, task, rules, outcome)
 
-    async def _read_listing(self, response: Response, task: PageTask) -> list[AuditRecord]:
+    async def _read_listing(self, response: Response, task: PageTask, outcome: Outcome) -> None:
         """Queue what a listing names; pages of it are judged when they come."""
-        if task.seed:
-            self.reached.add(task.url)
         try:
             # Its own URL, not where it was redirected to: the source made the one it can read.
             found = await asyncio.to_thread(self.job.source.read, response.body, task.url)
         except Unreadable as err:
-            return [dropped("page", task.url, "unparsable", str(err))]
-        verdicts = [kept("page", task.url, "listing")]
+            _drop(outcome, dropped("page", task.url, "unparsable", str(err)))
+            return
+        outcome.entries.append(kept("page", task.url, "listing"))
         for listing, urls in ((False, found.pages), (True, found.more)):
             for url in map(canonical_url, urls):
-                if url is None or url in self.seen:
-                    continue
-                self.seen.add(url)
-                if self.job.rules.allows(url):
+                if url is not None:
                     score = 1.0 if listing else self.scorer.score(url, "", 1.0)
-                    self.pages.add(PageTask(url, listing=listing), score)
-                else:
-                    verdicts.append(dropped("page", url, "host_not_allowed", "from a listing"))
+                    self._queue_page(PageTask(url=url, listing=listing), score, outcome)
         # All at once, so that the classifier gets them in batches.
         scored = await asyncio.gather(
             *(
@@ -254,59 +240,64 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
             )
         )
         for image, raw in zip(found.images, scored, strict=True):
-            scores = {topic: min(1.0, max(0.0, score)) for topic, score in raw.items()}
-            self.job.ledger.topics.append(scores)
-            shown = ShownImage(image.page_url, image.title, scores)
-            verdicts += self._queue_images([image.ref], shown, opted_out=False)
-        return verdicts
+            scores = _clipped(raw)
+            outcome.entries.append(PageScores(url=image.ref.url, topics=scores))
+            shown = ShownImage(page_url=image.page_url, page_title=image.title, topics=scores)
+            self._queue_images([image.ref], shown, outcome, opted_out=False)
 
     async def _judge(
-        self, page: Page, url: str, task: PageTask, rules: frozenset[str]
-    ) -> list[AuditRecord]:
+        self, page: Page, url: str, task: PageTask, rules: frozenset[str], outcome: Outcome
+    ) -> None:
         fault = quality.fault(page, self.job.spec)
         # A topic is compared in its own language only.
         foreign = fault is not None and fault[0] == "language"
         scores = {} if foreign else await self.job.topics.scores(page.title, page.text)
         best = max(scores.values(), default=0.0)
-        follow = self.job.source.follows_links and not rules & optout.NO_FOLLOW
-        verdicts = list(self._queue_links(page, best)) if follow else []
+        if self.job.source.follows_links and not rules & optout.NO_FOLLOW:
+            self._queue_links(page, best, outcome)
         if fault is None and best < self.job.spec.min_relevance:
             fault = "off_topic", f"topic score {best:.2f}, needs {self.job.spec.min_relevance}"
         if fault is not None:
-            return [*verdicts, dropped("page", task.url, *fault)]
-        self.job.ledger.topics.append(scores)
-        scores = {topic: min(1.0, max(0.0, score)) for topic, score in scores.items()}
+            _drop(outcome, dropped("page", task.url, *fault))
+            return
+        outcome.entries.append(kept("page", task.url, f"topic score {best:.2f}"))
+        outcome.entries.append(PageScores(url=task.url, topics=scores))
         opted_out = bool(rules & optout.NO_IMAGE)
-        shown = ShownImage(url, page.title, scores)
-        refused = self._queue_images(page.images, shown, opted_out=opted_out)
-        return [*verdicts, kept("page", task.url, f"topic score {best:.2f}"), *refused]
+        shown = ShownImage(page_url=url, page_title=page.title, topics=_clipped(scores))
+        self._queue_images(page.images, shown, outcome, opted_out=opted_out)
 
-    def _queue_links(self, page: Page, parent: float) -> Iterator[AuditRecord]:
+    def _queue_links(self, page: Page, parent: float, outcome: Outcome) -> None:
         for link in page.links:
-            if link.url in self.seen:
-                continue
             score = self.scorer.score(link.url, link.anchor, parent)
-            if not self.scorer.relevant(score):
-                self.unwanted[link.url] = score
-                continue
-            self.seen.add(link.url)
-            self.unwanted.pop(link.url, None)
-            if self.job.rules.allows(link.url):
-                self.pages.add(PageTask(link.url), score)
+            if self.scorer.relevant(score):
+                self._queue_page(PageTask(url=link.url), score, outcome)
             else:
-                yield dropped("page", link.url, "host_not_allowed", "not in the deployment's list")
+                detail = f"link score {score:.2f}, not fetched"
+                self._refuse(outcome, "page", link.url, "irrelevant_link", detail)
+
+    def _queue_page(self, task: PageTask, score: float, outcome: Outcome) -> None:
+        if self.job.rules.allows(task.url):
+            outcome.found.append(Scored(task=task, score=score))
+        else:
+            detail = "not in the deployment's list"
+            self._refuse(outcome, "page", task.url, "host_not_allowed", detail)
 
     def _queue_images(
-        self, refs: Iterable[ImageRef], shown: ShownImage, *, opted_out: bool
-    ) -> Iterator[AuditRecord]:
+        self, refs: Iterable[ImageRef], shown: ShownImage, outcome: Outcome, *, opted_out: bool
+    ) -> None:
         for ref in refs:
             if reason := self._image_fault(ref, opted_out=opted_out):
                 by_licence = reason.startswith("licence")
                 detail = ref.licence.evidence if by_licence else f"on {shown.page_url}"
-                yield dropped("image", ref.url, reason, detail)
+                self._refuse(outcome, "image", ref.url, reason, detail)
                 continue
-            self.seen_images.add(ref.url)
-            self.images.add(ImageTask(ref, shown), max(shown.topics.values(), default=0.0))
+            score = max(shown.topics.values(), default=0.0)
+            outcome.found.append(Scored(task=ImageTask(ref=ref, shown=shown), score=score))
+
+    def _refuse(self, outcome: Outcome, what: What, url: str, reason: str, detail: str) -> None:
+        """The verdict on a link: one for all the pages that have it, as far as we remember."""
+        if self.refused.add(f"{what} {reason} {url}"):
+            outcome.entries.append(dropped(what, url, reason, detail))
 
     def _image_fault(self, ref: ImageRef, *, opted_out: bool) -> str:
         """Reason code why an image isn't fetched; empty where it is."""
@@ -315,57 +306,60 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
             return "opt_out"
         if ref.fault:
             return ref.fault
-        if ref.url in self.seen_images:
-            return "duplicate_url"
         if not self.job.rules.allows(ref.url):
             return "host_not_allowed"
         return refusal(ref.licence.id, spec.licences, allow_unknown=spec.allow_unknown_licence)
 
-    async def _take(self, response: Response, task: ImageTask) -> RawRecord | AuditRecord:
-        ref = task.ref
+    async def _take(self, response: Response, task: ImageTask, outcome: Outcome) -> None:
+        ref, shown = task.ref, task.shown
         if refused := self._directives(response) & optout.NO_IMAGE:
-            return dropped("image", ref.url, "opt_out", ", ".join(sorted(refused)))
+            _drop(outcome, dropped("image", ref.url, "opt_out", ", ".join(sorted(refused))))
+            return
         if evidence := await reservation(response, response.url):
-            return dropped("image", ref.url, "opt_out", evidence)
+            _drop(outcome, dropped("image", ref.url, "opt_out", evidence))
+            return
         try:
-            image = await asyncio.to_thread(self.job.store.check, response.body)
-            self.job.store.keep(image, ref.url)
+            image = await asyncio.to_thread(self.job.checker.check, response.body)
         except Dropped as verdict:
-            return dropped("image", ref.url, verdict.reason, verdict.detail)
-        return RawRecord(
+            _drop(outcome, dropped("image", ref.url, verdict.reason, verdict.detail))
+            return
+        first = await self.job.pump.frontier.claim(image.sha256, ref.url)
+        if first != ref.url:
+            _drop(outcome, dropped("image", ref.url, "exact_duplicate", f"same bytes as {first}"))
+            return
+        # Bytes once: another worker, or an earlier try, may have brought them.
+        await asyncio.to_thread(self.job.area.put_once, image.file_name, image.data)
+        record = RawRecord(
             sha256=image.sha256,
             file_name=image.file_name,
             url=ref.url,
-            page_url=task.shown.page_url,
+            page_url=shown.page_url,
             alt=ref.alt,
             caption=ref.caption,
             nearby=ref.nearby,
-            page_title=task.shown.page_title,
-            topics=task.shown.topics,
+            page_title=shown.page_title,
+            topics=shown.topics,
             licence=ref.licence.id,
             licence_evidence=ref.licence.evidence,
             width=image.width,
             height=image.height,
         )
+        outcome.counts = True
+        outcome.entries.append(KeptImage(record=record, size=len(image.data)))
 
     def _directives(self, response: Response) -> frozenset[str]:
         values = (v.decode("latin-1") for v in response.headers.getlist("X-Robots-Tag"))
         return optout.header_directives(values, self.job.token)
 
-    def _settle_page(self, *, counts: bool) -> None:
-        self.pages.settle(counts=counts)
-        self._advance("pages", self.pages, self.job.spec.max_pages)
 
-    def _settle_image(self, *, counts: bool) -> None:
-        self.images.settle(counts=counts)
-        self._advance("images", self.images, self.job.spec.max_images)
+def _drop(outcome: Outcome, verdict: AuditRecord) -> None:
+    """What was asked for is not kept."""
+    outcome.reason = verdict.reason
+    outcome.entries.append(verdict)
 
-    def _advance(self, what: str, frontier: Frontier[Any], limit: int) -> None:
-        progress = self.progress[what]
-        waiting = frontier.in_flight + len(frontier)
-        # One more than is known until nothing is: the end of a crawl shows only when it is there.
-        progress.total = min(limit, progress.done + 1 + waiting) + bool(waiting)
-        progress.advance(note=f"{len(self.job.store)} images kept")
+
+def _clipped(scores: dict[str, float]) -> dict[str, float]:
+    return {topic: min(1.0, max(0.0, score)) for topic, score in scores.items()}
 
 
 async def reservation(response: Response, url: str, rsl: Iterable[str] = ()) -> str:

@@ -1,34 +1,33 @@
 """Sources on the network: runs the spider in this process, whose reactor it uses up.
 
-What the stage and its parts call (the frontier and the work area are described in
-``frontier.py`` and ``ledger.py``)::
-
-    crawl_web(spec, ctx, expansion) -> CrawlReport
-        One worker does everything, on a frontier and a work area in ``ctx.scratch``.
-    work(spec, expansion, frontier, area, worker, ctx) -> WorkerStats
-        One of several workers: queues the seeds, works until the frontier is finished.
-        ``frontier = open_redis(settings, crawl_id, spec)`` and
-        ``area = open_area(settings, crawl_id)``; ``worker`` is unique to the process.
-    collect(spec, frontier, area, ctx) -> CrawlReport
-        Once all workers are done: what nobody fetched, and what everybody brought, becomes
-        ``ctx.out``. The caller then drops both: ``forget(frontier, area)``.
+:func:`crawl_web` does everything with one worker, on a frontier and a work area in the stage's
+scratch folder. Of several workers each does :func:`work`, on ``open_redis`` and
+:func:`open_area`; what they brought is put together by :func:`collect` and, once it is an
+artifact, forgotten (:func:`forget`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from contextlib import closing
 from typing import Any
+from uuid import uuid4
 
+from lora_factory.contracts.crawl import WorkerStats
+from lora_factory.contracts.expansion import Expansion
 from lora_factory.contracts.settings import Settings
-from lora_factory.contracts.specs import CrawlRequest, CrawlSpec
+from lora_factory.contracts.specs import OWN, CrawlRequest, CrawlSpec
 from lora_factory.contracts.stage import StageContext
+from lora_factory.crawl.frontier import Frontier, Limits
+from lora_factory.crawl.frontier_sqlite import SqliteFrontier
 from lora_factory.crawl.hosts import HostRules
-from lora_factory.crawl.images import MAX_BYTES, ImageStore
-from lora_factory.crawl.ledger import Ledger
+from lora_factory.crawl.images import MAX_BYTES, ImageChecker
+from lora_factory.crawl.ledger import Ledger, dropped, read_chunk
 from lora_factory.crawl.links import canonical_url
 from lora_factory.crawl.optout import product_token
+from lora_factory.crawl.pump import CHUNKS, Pump
 from lora_factory.crawl.report import CrawlReport
 from lora_factory.crawl.sources.base import Source
 from lora_factory.crawl.sources.openverse import OpenverseSource
@@ -39,6 +38,8 @@ from lora_factory.crawl.topics import TopicBatcher
 from lora_factory.errors import DataError, SpecError
 from lora_factory.models.loaders import limit_threads, topic_classifier
 from lora_factory.models.profiles import load_profile
+from lora_factory.store.artifacts import open_store
+from lora_factory.store.workarea import WorkArea
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ POLL = 0.2  # seconds between looks at the stop flag
 STOP_GRACE = 2.0  # seconds for downloads under way; SIGKILL comes after 4
 
 
-def crawl_web(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
-    """Crawl from the seeds.
+def crawl_web(spec: CrawlSpec, ctx: StageContext, expansion: Expansion) -> CrawlReport:
+    """Crawl from the seeds, alone; goes on from what a killed attempt left in scratch.
 
     Raises:
         ConfigurationError: the deployment allows no host.
@@ -55,32 +56,116 @@ def crawl_web(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
         DataError: no seed answered, or no image was kept.
         Interrupted: asked to stop; what was fetched is kept in scratch.
     """
+    limits = Limits(spec.max_pages, spec.max_images, ctx.settings.crawl_delay)
+    path = ctx.scratch / "frontier.sqlite"
+    area = WorkArea((ctx.scratch / "area").as_uri())
+    work(spec, expansion, SqliteFrontier(path, limits), area, f"w{uuid4().hex[:12]}", ctx)
+    frontier = SqliteFrontier(path, limits)
+    try:
+        return collect(spec, frontier, area, ctx)
+    finally:
+        asyncio.run(frontier.close())
+
+
+def work(
+    spec: CrawlRequest,
+    expansion: Expansion,
+    frontier: Frontier,
+    area: WorkArea,
+    worker: str,
+    ctx: StageContext,
+) -> WorkerStats:
+    """Work on a crawl until it is finished. Uses up this process's reactor, and the frontier.
+
+    Args:
+        spec: what to crawl.
+        expansion: terms that links are scored by, beside the topics.
+        frontier: of the crawl; closed afterwards, since its connections are the reactor's.
+        area: of the crawl.
+        worker: a name no other process has or had.
+        ctx: ``scratch`` keeps responses; ``out`` isn't touched.
+
+    Raises:
+        ConfigurationError, SpecError, DataError: as :func:`check_source`.
+        ServiceUnavailable: the frontier or the store is away for too long.
+        Interrupted: asked to stop; what was fetched is kept.
+    """
     source, rules = check_source(spec, ctx.settings)
     limit_threads(ctx.settings)
     classifier = topic_classifier(load_profile(spec.profile, ctx.settings))
     ctx.check_stop()
-    ledger = Ledger()
-    with closing(ImageStore(ctx.out, spec.max_images)) as store:
-        spider = _run_spider(
+    pump = Pump(frontier, area, worker)
+    with closing(ImageChecker()) as checker:
+        _run_spider(
             {
                 "spec": spec,
+                "expansion": expansion,
                 "source": source,
                 "rules": rules,
                 "topics": TopicBatcher(classifier, spec.topics),
-                "store": store,
-                "ledger": ledger,
+                "checker": checker,
+                "area": area,
+                "pump": pump,
                 "token": product_token(ctx.settings.user_agent),
             },
             ctx,
         )
     ctx.check_stop()
-    for entry in spider.leftovers():
-        ledger.add(entry)
-    if not spider.reached:
-        raise _unreachable(spider.seed_errors)
-    ledger.bytes_kept = store.bytes_kept
-    ledger.write(ctx.out)
-    return ledger.report(spec.source)
+    if pump.error is not None:
+        raise pump.error
+    return pump.stats
+
+
+def collect(
+    spec: CrawlRequest, frontier: Frontier, area: WorkArea, ctx: StageContext
+) -> CrawlReport:
+    """Once all workers are done: what they brought becomes ``ctx.out``. May be repeated.
+
+    Raises:
+        DataError: no seed answered, or no image was kept.
+        ServiceUnavailable: the frontier or the store is away.
+    """
+    with closing(Ledger(ctx.scratch / "ledger.sqlite")) as ledger:
+        for name in area.names(CHUNKS):
+            ctx.check_stop()
+            for entry in read_chunk(area.read(name)):
+                ledger.add(entry)
+        asyncio.run(_add_leftovers(frontier, ledger))
+        if causes := ledger.unreached():
+            raise _unreachable(causes)
+        ledger.settle()
+        report = ledger.report(spec.source)
+        for count, name in enumerate(ledger.files()):
+            if count % 100 == 0:
+                ctx.check_stop()
+            area.bring(name, ctx.out / name)
+        ledger.write(ctx.out)
+    return report
+
+
+def forget(frontier: Frontier, area: WorkArea) -> None:
+    """Remove what a crawl that became an artifact no longer needs, and close the frontier."""
+
+    async def drop() -> None:
+        await frontier.drop()
+        await frontier.close()
+
+    asyncio.run(drop())
+    area.clear()
+
+
+def open_area(settings: Settings, crawl: str) -> WorkArea:
+    """Where the workers of a crawl put what they find: ``work/crawl/<id>`` of the store.
+
+    Raises:
+        ConfigurationError: ``LORA_FACTORY_STORE`` is missing or can't be used.
+    """
+    return WorkArea(f"{open_store(settings).url}/work/crawl/{crawl}")
+
+
+async def _add_leftovers(frontier: Frontier, ledger: Ledger) -> None:
+    async for left in frontier.leftovers():
+        ledger.add(dropped(left.task.kind, left.task.url, left.reason, left.detail))
 
 
 def check_source(spec: CrawlRequest, settings: Settings) -> tuple[Source, HostRules]:
@@ -115,8 +200,8 @@ def open_source(spec: CrawlRequest, settings: Settings) -> Source:
         return OpenverseSource(spec.topics, spec.licences, settings.openverse_url, token)
     if spec.source == "wikimedia":
         return WikimediaSource(spec.topics, settings.wikimedia_url)
-    if spec.source == "folder":
-        msg = "source=folder makes no requests"
+    if spec.source in OWN:
+        msg = f"source={spec.source} makes no requests"
         raise SpecError(msg)
     return PageSource(spec.seeds, follows_links=spec.source == "web")
 
@@ -126,8 +211,8 @@ def _unreachable(causes: dict[str, str]) -> DataError:
     return DataError(f"no seed could be reached: {listed}")
 
 
-def _run_spider(job: dict[str, Any], ctx: StageContext) -> Any:
-    """Run the crawl to its end, or until ``ctx.stop``; returns the spider."""
+def _run_spider(job: dict[str, Any], ctx: StageContext) -> None:
+    """Run the crawl to its end, or until ``ctx.stop``."""
     from scrapy.crawler import AsyncCrawlerProcess
 
     from lora_factory.crawl.spider import CrawlJob, TopicSpider
@@ -139,7 +224,6 @@ def _run_spider(job: dict[str, Any], ctx: StageContext) -> Any:
     process.crawl(crawler, job=CrawlJob(**job))
     _watch(ctx.stop, process)
     process.start(install_signal_handlers=False)
-    return crawler.spider
 
 
 def _watch(stop: threading.Event, process: Any) -> None:
@@ -177,7 +261,6 @@ def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             f"{room}.middlewares.SiteRulesMiddleware": 100,
             f"{room}.backoff.BackOff": 560,  # sees answers before Scrapy's retries do
         },
-        "ITEM_PIPELINES": {f"{room}.pipelines.LedgerPipeline": 100},
         "TWISTED_DNS_RESOLVER": f"{room}.middlewares.GuardedResolver",
         "DOWNLOAD_HANDLERS": dict.fromkeys(("data", "file", "ftp", "s3")),
         "EXTENSIONS": {

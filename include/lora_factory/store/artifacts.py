@@ -40,7 +40,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _store_errors(call: Callable[P, R]) -> Callable[P, R]:
+def store_errors(call: Callable[P, R]) -> Callable[P, R]:
     """Turn the object store's exceptions into the factory's, at this one boundary."""
 
     @functools.wraps(call)
@@ -68,18 +68,18 @@ class ArtifactStore:
     def __init__(self, url: str, cache: Path) -> None:
         self.url = url.rstrip("/")
         self._cache = cache
-        self._local = _local_root(self.url)
-        self._store = _open(self.url, self._local)
+        self._local = local_root(self.url)
+        self._store = open_objects(self.url, self._local)
 
     # -- reading ----------------------------------------------------------------------
 
-    @_store_errors
+    @store_errors
     def find(self, kind: Kind, key: str) -> str | None:
         """Reference (URI with its hash) of the committed artifact, or None."""
         data = self._get(f"{kind}/{key}/{MANIFEST}")
         return None if data is None else self._reference(kind, key, data)
 
-    @_store_errors
+    @store_errors
     def read_manifest(self, uri: str) -> Manifest:
         """The manifest at ``uri``; a ``#sha256=…`` fragment is verified.
 
@@ -109,7 +109,7 @@ class ArtifactStore:
             msg = f"manifest {address} can't be read by this version: {_first_line(err)}"
             raise ArtifactError(msg) from err
 
-    @_store_errors
+    @store_errors
     def fetch(self, uri: str) -> LocalArtifact:
         """Bring an artifact's files to a local folder and verify each of them.
 
@@ -131,7 +131,7 @@ class ArtifactStore:
                 raise ArtifactError(msg)
         return LocalArtifact(folder, manifest, uri.partition("#")[0], digest)
 
-    @_store_errors
+    @store_errors
     def addresses(self, kind: Kind) -> list[str]:
         """Manifest URIs of the committed artifacts of a kind, by key."""
         keys = self._store.list_with_delimiter(f"{kind}/")["common_prefixes"]
@@ -161,7 +161,7 @@ class ArtifactStore:
 
     # -- writing ----------------------------------------------------------------------
 
-    @_store_errors
+    @store_errors
     def commit(self, folder: Path, draft: Manifest) -> str:
         """Upload ``folder`` and write the manifest; returns the winner's reference.
 
@@ -190,7 +190,7 @@ class ArtifactStore:
             data = winner
         return self._reference(draft.kind, draft.key, data)
 
-    @_store_errors
+    @store_errors
     def check_writable(self) -> None:
         """Write and remove a small object.
 
@@ -225,8 +225,8 @@ class ArtifactStore:
 
     def _chunks(self, path: str) -> Iterator[bytes]:
         """The bytes at a path; none where there is nothing."""
-        read = _store_errors(self._open_stream)(path)
-        step = _store_errors(lambda: next(read, None))
+        read = store_errors(self._open_stream)(path)
+        step = store_errors(lambda: next(read, None))
         while (chunk := step()) is not None:
             yield chunk
 
@@ -273,12 +273,18 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _local_root(url: str) -> Path | None:
+def local_root(url: str) -> Path | None:
+    """Folder of a ``file://`` URL; None for any other."""
     parts = urlsplit(url)
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
-def _open(url: str, local: Path | None) -> ObjectStore:
+def open_objects(url: str, local: Path | None) -> ObjectStore:
+    """The object store at a URL.
+
+    Raises:
+        ConfigurationError: it can't be opened.
+    """
     try:
         if local is not None:
             local.mkdir(parents=True, exist_ok=True)

@@ -122,8 +122,8 @@ def test_a_host_nobody_knows_is_asked_one_request_at_a_time(rig: Rig) -> None:
         rig.clock.now += 3
         assert await f.lease("w", "page", 5) == []  # still busy
         rig.clock.now += 3
-        assert len(await f.lease("w", "page", 5, freed=[lease.token])) == 1
-        assert await f.lease("w", "page", 5, freed=[lease.token]) == []  # freed once
+        assert len(await f.lease("w", "page", 5, freed={lease.token: True})) == 1
+        assert await f.lease("w", "page", 5, freed={lease.token: True}) == []  # freed once
 
     play(rig, scenario, Limits(100, 100, 2.0))
 
@@ -141,7 +141,7 @@ def test_delay_and_concurrency_hold_for_pages_and_images_together(rig: Rig) -> N
         (second,) = await f.lease("w", "page", 5)
         rig.clock.now += 5
         assert await f.lease("w", "page", 5) == []  # two are under way
-        assert len(await f.lease("w", "page", 5, freed=[first.token])) == 1
+        assert len(await f.lease("w", "page", 5, freed={first.token: True})) == 1
         assert await settle(f, [first, second]) == 2
 
     play(rig, scenario)
@@ -153,11 +153,26 @@ def test_a_longer_delay_counts_from_the_last_request(rig: Rig) -> None:
         (lease,) = await f.lease("w", "page", 5)
         await f.set_host("a", delay=10, concurrency=1)
         rig.clock.now += 9
-        assert await f.lease("w", "page", 5, freed=[lease.token]) == []
+        assert await f.lease("w", "page", 5, freed={lease.token: True}) == []
         rig.clock.now += 1.5
         assert len(await f.lease("w", "page", 5)) == 1
 
     play(rig, scenario, Limits(100, 100, 1.0))
+
+
+def test_a_request_that_no_host_saw_takes_no_hosts_time(rig: Rig) -> None:
+    async def scenario(f: Frontier, rig: Rig) -> None:
+        await f.set_host("a", delay=10, concurrency=2)
+        await f.add([page(f"http://a/{n}") for n in range(5)])
+        (refused,) = await f.lease("w", "page", 5)
+        (asked,) = await f.lease("w", "page", 5, freed={refused.token: False})
+        rig.clock.now += 10.1
+        (second,) = await f.lease("w", "page", 5)
+        # Another was asked since: the earlier one's time is not given back.
+        assert await f.lease("w", "page", 5, freed={asked.token: False}) == []
+        assert len(await f.lease("w", "page", 5, freed={second.token: False})) == 1
+
+    play(rig, scenario)
 
 
 def test_an_expired_lease_comes_back_and_its_token_is_void(rig: Rig) -> None:
@@ -289,6 +304,7 @@ def test_status_tells_people_what_goes_on(rig: Rig) -> None:
         await f.ack([Settled(token=lease.token, counts=False, reason="timeout")])
         status = await f.status()
         assert status.workers[0].stalled
+        assert status.idle == 0
         assert (status.rate, status.reasons) == (0, {"timeout": 1})
 
     play(rig, scenario)

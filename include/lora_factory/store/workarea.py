@@ -1,0 +1,81 @@
+"""Where several processes put what they make before it becomes an artifact.
+
+Objects under one prefix of the artifact store, so that processes on other machines share them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from obstore.exceptions import AlreadyExistsError
+
+from lora_factory.store.artifacts import local_root, open_objects, store_errors
+
+
+class WorkArea:
+    """Objects at ``url``; paths are relative to it.
+
+    Args:
+        url: ``file:///folder``, ``s3://bucket/prefix``, ``gs://…``, ``az://…``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._local = local_root(self.url)
+        self._store = open_objects(self.url, self._local)
+
+    @store_errors
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object, complete or not at all."""
+        self._store.put(path, data)
+
+    @store_errors
+    def put_once(self, path: str, data: bytes) -> bool:
+        """Write an object unless it is there; returns whether it was written."""
+        try:
+            self._store.put(path, data, mode="create")
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Paths below a folder, in no order, some at a time in memory."""
+        for batch in self._list(folder):
+            yield from (str(entry["path"]) for entry in batch)
+
+    @store_errors
+    def read(self, path: str) -> bytes:
+        """The bytes of an object."""
+        return bytes(self._store.get(path).bytes())
+
+    @store_errors
+    def bring(self, path: str, target: Path) -> None:
+        """Make a local file of an object; of a local store's by a link, where that can be."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self._local is not None:
+            try:
+                os.link(self._local / path, target)
+            except OSError:
+                shutil.copyfile(self._local / path, target)
+            return
+        with target.open("wb") as out:
+            for chunk in self._store.get(path).stream(min_chunk_size=1 << 20):
+                out.write(chunk)
+
+    @store_errors
+    def clear(self) -> None:
+        """Remove everything."""
+        if self._local is not None:
+            shutil.rmtree(self._local, ignore_errors=True)
+            return
+        for batch in self._list(""):
+            self._store.delete([str(entry["path"]) for entry in batch])
+
+    def _list(self, folder: str) -> Iterator[list[dict[str, object]]]:
+        batches = store_errors(lambda: iter(self._store.list(folder or None)))()
+        step = store_errors(lambda: next(batches, None))
+        while (batch := step()) is not None:
+            yield batch  # type: ignore[misc]  # obstore's ObjectMeta is a dict
