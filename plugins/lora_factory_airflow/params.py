@@ -17,7 +17,7 @@ WHAT, DATA, MODEL, RUN = "What to learn", "Data", "Model and training", "Run"
 SOURCES = (
     "web: crawl from the seeds, following links. urls: the seeds alone. sitemap: what the sitemaps "
     "in the seeds list. openverse, wikimedia: search openly licensed pictures by topic, no seeds "
-    "needed. folder: images the deployment offers."
+    "needed. folder, bucket: images the deployment offers."
 )
 
 # field → (section, title, description)
@@ -33,6 +33,7 @@ WORDS: dict[str, tuple[str, str, str]] = {
         "Pages (web, urls) or sitemaps the crawl starts from, one a line.",
     ),
     "folder": (DATA, "Folder", "Name of a folder the deployment offers (source = folder)."),
+    "bucket": (DATA, "Bucket", "Name of a bucket the deployment offers (source = bucket)."),
     "max_pages": (DATA, "Most pages", "The crawl stops after this many pages."),
     "max_images": (DATA, "Most images", "The crawl stops after this many images."),
     "crawl_workers": (

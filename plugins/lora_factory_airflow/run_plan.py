@@ -20,7 +20,7 @@ from lora_factory.contracts.evaluation import EvaluationReport
 from lora_factory.contracts.manifest import Kind, Manifest
 from lora_factory.contracts.run import MORE_EPOCHS, PHASES, STAGES, RunConf
 from lora_factory.contracts.settings import Settings
-from lora_factory.contracts.specs import SEEDED
+from lora_factory.contracts.specs import OWN, SEEDED
 from lora_factory.crawl.hosts import HostRules
 from lora_factory.errors import ArtifactError, ConfigurationError, SpecError
 from lora_factory.models.profiles import load_profile
@@ -170,8 +170,8 @@ def _range(conf: RunConf, store: ArtifactStore) -> tuple[dict[str, str], tuple[s
 
 
 def _phases(conf: RunConf, stages: tuple[str, ...]) -> tuple[str, ...]:
-    """Which parts of stages are tasks of their own: a folder needs no plan, one worker no map."""
-    if "crawl" not in stages or conf.source == "folder":
+    """Which parts of stages are tasks of their own: own images need no plan, one worker no map."""
+    if "crawl" not in stages or conf.source in OWN:
         return ()
     return PHASES if conf.crawl_workers > 1 else ("crawl.plan",)
 
@@ -242,6 +242,12 @@ def _check_source(conf: RunConf, settings: Settings) -> None:
             msg = f"folder {conf.folder!r} is not offered here; offered: {offered}"
             raise SpecError(msg)
         return
+    if conf.source == "bucket":
+        if conf.bucket not in settings.buckets:
+            offered = ", ".join(sorted(settings.buckets)) or "none (set LORA_FACTORY_BUCKETS)"
+            msg = f"bucket {conf.bucket!r} is not offered here; offered: {offered}"
+            raise SpecError(msg)
+        return
     if conf.crawl_workers > 1 and not settings.crawl_redis.get_secret_value():
         msg = (
             f"crawl_workers={conf.crawl_workers}, but this deployment has no Redis for them to "
@@ -278,7 +284,7 @@ def _specs(
 
     crawl = spec(
         "",
-        *("topics", "source", "seeds", "folder", "max_pages", "max_images", "languages"),
+        *("topics", "source", "seeds", "folder", "bucket", "max_pages", "max_images", "languages"),
         "allow_unknown_licence",
         as_of=as_of.isoformat(),
     )

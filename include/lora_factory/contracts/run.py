@@ -27,6 +27,7 @@ class RunConf(Contract):
     seeds: tuple[str, ...] = ()
     source: Source = "web"
     folder: str = ""
+    bucket: str = ""
     max_pages: int = Field(1000, ge=1, le=1_000_000)
     max_images: int = Field(2000, ge=1, le=1_000_000)
     crawl_workers: int = Field(1, ge=1, le=MAX_CRAWL_WORKERS)
@@ -58,5 +59,8 @@ class RunConf(Contract):
             raise ValueError(msg)
         if self.start_from is None and self.source == "folder" and not self.folder:
             msg = "source=folder needs the name of a folder the deployment offers, in folder"
+            raise ValueError(msg)
+        if self.start_from is None and self.source == "bucket" and not self.bucket:
+            msg = "source=bucket needs the name of a bucket the deployment offers, in bucket"
             raise ValueError(msg)
         return self

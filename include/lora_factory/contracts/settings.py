@@ -9,21 +9,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, StringConstraints, ValidationError
 
 from lora_factory.contracts.base import Contract
 from lora_factory.contracts.copyright import Policy
 from lora_factory.errors import ConfigurationError
 
 PREFIX = "LORA_FACTORY_"
+BucketUrl = Annotated[
+    str, StringConstraints(pattern=r"^(?:(?:s3|gs|az)://[^/@]+(?:/.*)?|file:///.+)$")
+]
+"""Of an object store, without a password in it: credentials come from the environment."""
 
 
 class Settings(Contract):
     """One field for each ``LORA_FACTORY_<NAME>`` variable.
 
-    Lists are comma-separated; ``folders`` is ``name=path,name=path``.
+    Lists are comma-separated; ``folders`` is ``name=path,name=path``, ``buckets`` alike with URLs.
     """
 
     store: str = Field("", description="Artifact store URL: file:///…, s3://bucket/prefix, …")
@@ -60,6 +64,9 @@ class Settings(Contract):
     )
     folders: dict[str, Path] = Field(
         default_factory=dict, description="Name → folder that source=folder may read"
+    )
+    buckets: dict[str, BucketUrl] = Field(
+        default_factory=dict, description="Name → s3://…, gs://…, az://… of source=bucket"
     )
     user_agent: str = Field(
         "LoRAFactoryBot/0.1 (+https://github.com/lora-factory/lora-factory)",
@@ -117,7 +124,7 @@ class Settings(Contract):
             text = environ.get(PREFIX + name.upper(), "")
             if not text:
                 continue
-            if name == "folders":
+            if name in {"folders", "buckets"}:
                 values[name] = dict(pair.split("=", 1) for pair in _split(text) if "=" in pair)
             elif name == "crawl_hosts":
                 values[name] = _split(text)

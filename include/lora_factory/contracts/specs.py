@@ -20,9 +20,11 @@ Topic = Annotated[
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
-Source = Literal["web", "urls", "sitemap", "openverse", "wikimedia", "folder"]
+Source = Literal["web", "urls", "sitemap", "openverse", "wikimedia", "folder", "bucket"]
 SEEDED: tuple[Source, ...] = ("web", "urls", "sitemap")
 """Sources that begin with the seeds."""
+OWN: tuple[Source, ...] = ("folder", "bucket")
+"""Sources with a user's own images: nothing is asked of the web."""
 MAX_CRAWL_WORKERS = 16
 
 
@@ -33,6 +35,7 @@ class CrawlRequest(StageSpec):
     source: Source = "web"
     seeds: tuple[str, ...] = Field((), description="Pages (web, urls) or sitemaps to start from")
     folder: str = Field("", description="Name of a folder the deployment offers (source=folder)")
+    bucket: str = Field("", description="Name of a bucket the deployment offers (source=bucket)")
     as_of: date
     expansion: ExpansionSpec = Field(
         ExpansionSpec(), description="Further terms for the topics, from knowledge graphs"

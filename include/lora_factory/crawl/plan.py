@@ -19,7 +19,7 @@ from lora_factory.contracts.crawl import CrawlPlan
 from lora_factory.contracts.expansion import Expansion, GraphAnswer, alone
 from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.settings import Settings
-from lora_factory.contracts.specs import CrawlRequest, PlanSpec
+from lora_factory.contracts.specs import OWN, CrawlRequest, PlanSpec
 from lora_factory.contracts.stage import LocalArtifact, StageContext
 from lora_factory.crawl.graph.expand import expand
 from lora_factory.errors import ArtifactError, SpecError
@@ -43,8 +43,8 @@ class PlanReport(StageReport):
 
 
 def roles(spec: PlanSpec) -> tuple[str, ...]:
-    """Terms are judged by the text embedder; a folder needs none."""
-    return () if spec.source == "folder" else ("text_embedder",)
+    """Terms are judged by the text embedder; own images need none."""
+    return () if spec.source in OWN else ("text_embedder",)
 
 
 def run(spec: PlanSpec, ctx: StageContext) -> PlanReport:
@@ -53,7 +53,7 @@ def run(spec: PlanSpec, ctx: StageContext) -> PlanReport:
     Raises:
         SpecError, ConfigurationError, DataError: the source can't be crawled.
     """
-    if spec.source == "folder":
+    if spec.source in OWN:
         plan = CrawlPlan(workers=1, expansion=alone(spec.topics))
     else:
         from lora_factory.crawl.web import check_source

@@ -7,7 +7,7 @@ verdict on every page and image that was seen.
 from __future__ import annotations
 
 from lora_factory.contracts.manifest import Kind
-from lora_factory.contracts.specs import CrawlSpec
+from lora_factory.contracts.specs import OWN, CrawlSpec
 from lora_factory.contracts.stage import StageContext
 from lora_factory.crawl.report import CrawlReport
 
@@ -17,8 +17,8 @@ SPEC = CrawlSpec
 
 
 def roles(spec: CrawlSpec) -> tuple[str, ...]:
-    """Only the web is judged by a model; a folder holds what its owner put there."""
-    return () if spec.source == "folder" else ("topic_classifier", "text_embedder")
+    """Only the web is judged by a model; a folder or bucket has what its owner put there."""
+    return () if spec.source in OWN else ("topic_classifier", "text_embedder")
 
 
 def run(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
@@ -31,6 +31,10 @@ def run(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
         from lora_factory.crawl.folder import crawl_folder
 
         return crawl_folder(spec, ctx)
+    if spec.source == "bucket":
+        from lora_factory.crawl.bucket import crawl_bucket
+
+        return crawl_bucket(spec, ctx)
     from lora_factory.crawl.web import crawl_web
 
     return crawl_web(spec, ctx)

@@ -179,13 +179,14 @@ def _gathering(spec: Mapping[str, object]) -> str:
         "openverse": "found through Openverse",
         "wikimedia": "found through Wikimedia Commons",
         "folder": "read from a folder of the operator's",
+        "bucket": "read from a bucket of the operator's",
     }
     return ways.get(source, source)
 
 
 def _measures(raw: Manifest) -> Iterator[str]:
     """Measures that applied: none is claimed for images that the crawl did not fetch itself."""
-    if raw.spec.get("source") in {None, "folder"}:
+    if raw.spec.get("source") in {None, "folder", "bucket"}:
         return
     yield from (words for since, words in MEASURES if raw.stage_version >= since)
     if not raw.spec.get("allow_unknown_licence"):

@@ -71,6 +71,20 @@ def test_images_with_captions_of_the_same_name(
     assert report.pages_seen == 0
 
 
+def test_captions_in_json_and_metadata(mine: Path, context: Callable[[], StageContext]) -> None:
+    for name, colour in (("a", "red"), ("b", "green"), ("c", "blue")):
+        (mine / f"{name}.png").write_bytes(picture(colour))
+    (mine / "a.txt").write_text("of the text")
+    (mine / "a.json").write_text('{"caption": "of the json"}')
+    (mine / "b.json").write_text('{"caption": "of the json"}')
+    lines = [f'{{"file_name": "{name}.png", "text": "of the list"}}' for name in "abc"]
+    (mine / "metadata.jsonl").write_text("\n".join(lines))
+    ctx = context()
+    assert run(SPEC, ctx).counts.seen == 3
+    captions = {r.url[-5]: r.caption for r in read_jsonl(ctx.out / "records.jsonl", RawRecord)}
+    assert captions == {"a": "of the text", "b": "of the json", "c": "of the list"}
+
+
 def test_bad_files_are_named_with_their_reason(
     tmp_path: Path, mine: Path, context: Callable[[], StageContext]
 ) -> None:
