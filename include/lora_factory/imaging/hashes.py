@@ -49,22 +49,21 @@ def hamming(first: str, second: str) -> int:
     return (int(first, 16) ^ int(second, 16)).bit_count()
 
 
-def thumbnail(image: Image.Image) -> NDArray[np.float32]:
-    """16×16 RGB averages, flattened to 768 values in [0, 1]."""
+def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
+    """16×16 RGB averages, flattened to 768 values of 0 to 255."""
     small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32).ravel() / np.float32(255)
+    return np.asarray(small, dtype=np.uint8).ravel()
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Perceptual fingerprints of n images.
+    """Perceptual fingerprints of n images, 800 bytes each.
 
-    ``signs``: n×256 float32, the hash's bits as ±1, so that a matrix product counts equal
-    bits. ``thumbs``: n×768 float32 in [0, 1].
+    ``bits``: n×32 uint8, the hash's 256 bits. ``thumbs``: n×768 uint8.
     """
 
-    signs: NDArray[np.float32]
-    thumbs: NDArray[np.float32]
+    bits: NDArray[np.uint8]
+    thumbs: NDArray[np.uint8]
 
     @classmethod
     def of(cls, images: Sequence[Image.Image]) -> Fingerprints:
@@ -72,22 +71,40 @@ class Fingerprints:
         return cls.stack([perceptual_hash(i) for i in images], [thumbnail(i) for i in images])
 
     @classmethod
-    def stack(cls, hashes: Sequence[str], thumbs: Sequence[NDArray[np.float32]]) -> Fingerprints:
+    def stack(
+        cls, hashes: Sequence[str], thumbs: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+    ) -> Fingerprints:
         """From hashes and thumbnails measured before."""
         raw = np.frombuffer(b"".join(bytes.fromhex(h) for h in hashes), dtype=np.uint8)
-        bits = np.unpackbits(raw).reshape(-1, BITS)
-        rows = np.asarray(thumbs, dtype=np.float32).reshape(-1, 3 * BITS)
-        return cls(bits.astype(np.float32) * 2 - 1, rows)
+        rows = np.asarray(thumbs, dtype=np.uint8).reshape(-1, 3 * BITS)
+        return cls(raw.reshape(-1, BITS // 8), rows)
 
     def __len__(self) -> int:
-        return len(self.signs)
+        return len(self.bits)
 
     def hamming_to(self, rows: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.float32]:
         """Bits that differ, for each of ``rows`` (r) and each of ``others`` (o): r×o."""
-        equal = self.signs[rows] @ self.signs[others].T
-        return np.asarray((BITS - equal) / 2, dtype=np.float32)
+        signs, against = (
+            np.unpackbits(self.bits[some], axis=1).astype(np.float32) * 2 - 1
+            for some in (rows, others)
+        )
+        return np.asarray((BITS - signs @ against.T) / 2, dtype=np.float32)
 
-    def rms(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.float32]:
+    def hamming(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bits that differ, pair by pair (k indices each), 0 to 256."""
+        apart = np.bitwise_count(self.bits[first] ^ self.bits[second])
+        return np.asarray(apart.sum(axis=1, dtype=np.int64))
+
+    def rms(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float32]:
         """Root mean square difference of thumbnails, pair by pair (k indices each), in [0, 1]."""
-        gaps = self.thumbs[first] - self.thumbs[second]
-        return np.asarray(np.sqrt(np.mean(gaps**2, axis=1)), dtype=np.float32)
+        gaps = self.thumbs[first].astype(np.float32) - self.thumbs[second]
+        return np.asarray(np.sqrt(np.mean(gaps**2, axis=1)) / 255, dtype=np.float32)
+
+    def small(self) -> NDArray[np.float32]:
+        """8×8 RGB averages of the thumbnails, n×192 in [0, 1].
+
+        Averaging only lessens differences: two rows are at most ``rms · √192`` apart.
+        """
+        cells = self.thumbs.reshape(-1, SIDE // 2, 2, SIDE // 2, 2, 3)
+        means = cells.mean(axis=(2, 4), dtype=np.float32).reshape(len(self), 3 * BITS // 4)
+        return np.asarray(means / np.float32(255), dtype=np.float32)

@@ -107,7 +107,7 @@ def _look(
     return {
         "vectors": scorer.embed_images(images),
         "hashes": np.array([perceptual_hash(image) for image in images], dtype="U64"),
-        "thumbs": np.array([thumbnail(image) for image in images], np.float32).reshape(-1, 768),
+        "thumbs": np.array([thumbnail(image) for image in images], np.uint8).reshape(-1, 768),
         "tones": np.array([tone_of(image) for image in images], dtype="U8"),
         "lost": np.array(lost, dtype="U64"),
         "reasons": np.array(reasons, dtype="U32"),

@@ -34,7 +34,7 @@ class Item:
     lossless: bool
     sharpness: float
     hash: str
-    thumb: NDArray[np.float32]
+    thumb: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

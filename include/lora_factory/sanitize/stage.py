@@ -37,7 +37,7 @@ from lora_factory.sanitize.captions import (
     named_caption,
     vocabulary,
 )
-from lora_factory.sanitize.dedup import Evidence, copies
+from lora_factory.sanitize.dedup import Evidence, Limits, copies
 from lora_factory.sanitize.items import (
     Item,
     Source,
@@ -110,7 +110,7 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
     advice = read_advice(ctx)
     scored = _score(items, models, advice, ctx)
     ctx.check_stop()
-    gone = _drop_copies(scored, models, spec, audit)
+    gone = _drop_copies(scored, models, spec, audit, ctx.settings.threads or 1)
     repeated = 0
     if protected is not None:
         repeated = drop_protected((items, scored.images), gone, protected, ctx, audit)
@@ -198,7 +198,7 @@ def _captions(
 
 
 def _drop_copies(
-    scored: Scored, models: Models, spec: SanitizeSpec, audit: list[AuditRecord]
+    scored: Scored, models: Models, spec: SanitizeSpec, audit: list[AuditRecord], threads: int
 ) -> set[int]:
     """Indices of copies; each is written to ``audit`` with the item it copies."""
     items = scored.items
@@ -207,14 +207,16 @@ def _drop_copies(
     witness = [[bool(c.text) and c.source != "composed"] for c in scored.captions]
     texts = texts * np.asarray(witness, dtype=np.float32)
     prints = Fingerprints.stack([item.hash for item in items], [item.thumb for item in items])
+    words = np.array([len(caption.text.split()) for caption in scored.captions], dtype=np.int64)
     order = sorted(range(len(items)), key=lambda index: _worth(scored, index), reverse=True)
     gone: set[int] = set()
-    for copy in copies(
-        Evidence(prints, scored.images, texts),
+    close = copies(
+        Evidence(prints, scored.images, texts, words),
         order,
-        image_similarity=spec.image_similarity,
-        text_similarity=spec.text_similarity,
-    ):
+        Limits(spec.image_similarity, spec.text_similarity, threads),
+        known=sum(item.replayed for item in items),
+    )
+    for copy in close.found:
         gone.add(copy.index)
         original = items[copy.of].record.sha256
         audit.append(dropped(items[copy.index].record.sha256, copy.kind, f"of {original}"))

@@ -76,8 +76,10 @@ def test_bits_of_the_matrix_are_those_of_the_digits() -> None:
     assert len(prints) == 6
     found = prints.hamming_to(np.array([2]), np.arange(6))
     assert found.tolist() == [[hamming(hashes[2], other) for other in hashes]]
+    pairs = prints.hamming(np.full(6, 2), np.arange(6))
+    assert [pairs.tolist()] == found.tolist()
     again = Fingerprints.stack(hashes, [thumbnail(icon) for icon in icons])
-    assert (again.signs == prints.signs).all()
+    assert (again.bits == prints.bits).all()
     assert (again.thumbs == prints.thumbs).all()
 
 
@@ -87,6 +89,8 @@ def test_no_images_make_empty_fingerprints() -> None:
     nothing = np.arange(0)
     assert prints.hamming_to(nothing, nothing).shape == (0, 0)
     assert prints.rms(nothing, nothing).shape == (0,)
+    assert prints.hamming(nothing, nothing).shape == (0,)
+    assert prints.small().shape == (0, 192)
 
 
 def test_hamming_by_hand() -> None:
@@ -106,14 +110,22 @@ def test_thumbnail_by_hand() -> None:
     image.putpixel((0, 0), (255, 0, 0))
     values = thumbnail(image).reshape(16, 16, 3)
     # Four pixels are averaged: three white, one red.
-    assert values[0, 0] == pytest.approx([1.0, 0.75, 0.75], abs=1 / 255)
-    assert (values.reshape(-1, 3)[1:] == 1).all()
+    assert values[0, 0] == pytest.approx([255, 191, 191], abs=1)
+    assert (values.reshape(-1, 3)[1:] == 255).all()
 
 
 def test_rms_by_hand() -> None:
     black, white = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "white")
     prints = Fingerprints.of([black, white])
     assert prints.rms(np.array([0, 0]), np.array([1, 0])).tolist() == [1.0, 0.0]
+
+
+def test_small_thumbnails_are_never_further_apart() -> None:
+    prints = Fingerprints.of(coloured())
+    first, second = np.triu_indices(len(prints), 1)
+    small = prints.small()
+    apart = np.linalg.norm(small[first] - small[second], axis=1)
+    assert (apart <= prints.rms(first, second) * np.sqrt(192) + 1e-5).all()
 
 
 def test_sha256() -> None:
