@@ -42,9 +42,12 @@ class CrawlRequest(StageSpec):
     )
     max_pages: int = Field(1000, ge=1, le=1_000_000)
     max_images: int = Field(2000, ge=1, le=1_000_000)
+    previous: str | None = Field(
+        None, description="Raw artifact of an earlier crawl: only what is new is fetched"
+    )
     max_depth: int = Field(20, ge=0, description="Links between a seed and a page")
     max_pages_per_host: int | None = Field(
-        None, ge=1, description="Pages a worker fetches from one host; None: max_pages"
+        None, ge=1, description="Pages of one host, at most; None: max_pages"
     )
     languages: tuple[str, ...] = Field(("en",), description="ISO 639-1 codes of pages to keep")
     min_entropy: float = Field(
@@ -78,7 +81,7 @@ class PlanSpec(CrawlRequest):
 class WorkSpec(CrawlRequest):
     """crawlplan → crawlpart: one worker's share (tasks ``crawl_work``)."""
 
-    inputs: ClassVar[tuple[str, ...]] = ("plan",)
+    inputs: ClassVar[tuple[str, ...]] = ("plan", "previous")
 
     plan: str
     worker: int = Field(ge=1, le=MAX_CRAWL_WORKERS, description="Number of this worker, from 1")
@@ -87,21 +90,46 @@ class WorkSpec(CrawlRequest):
 class CrawlSpec(CrawlRequest):
     """topics → raw. With the plan of several workers only what they brought is put together."""
 
-    inputs: ClassVar[tuple[str, ...]] = ("plan",)
+    inputs: ClassVar[tuple[str, ...]] = ("plan", "previous")
 
     plan: str | None = Field(None, description="crawlplan of this crawl; None: made on the way")
 
 
-class SanitizeSpec(StageSpec):
-    """raw → clean."""
-
-    inputs: ClassVar[tuple[str, ...]] = ("raw", "advice", "previous")
+class SanitizeRequest(StageSpec):
+    """What a picture must be; the same for each shard and the whole."""
 
     raw: str
-    advice: str | None = Field(None, description="Evaluation whose advice a next attempt follows")
     previous: str | None = Field(None, description="Dataset of the parent LoRA (incremental)")
     min_side: int = Field(32, ge=1, description="Shorter side, pixels")
+    max_side: int = Field(2048, ge=32, description="Shorter side of what is kept, pixels")
     max_aspect: float = Field(3.0, ge=1)
+    ground: str = Field(
+        "#ffffff", pattern=r"^#[0-9a-f]{6}$", description="Colour behind what is transparent"
+    )
+    max_text: float = Field(
+        0.2, ge=0, le=1, description="Share of a picture under text, where a detector looks"
+    )
+
+
+class ShardSpec(SanitizeRequest):
+    """raw → cleanpart: one shard's pictures, as far as each can be judged by itself."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("raw", "previous")
+
+    shard: int = Field(ge=0, description="Number of this shard, from 0")
+    shards: int = Field(ge=1, le=10_000)
+
+
+class SanitizeSpec(SanitizeRequest):
+    """raw → clean."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("raw", "advice", "previous", "parts")
+
+    advice: str | None = Field(None, description="Evaluation whose advice a next attempt follows")
+    parts: tuple[str, ...] = Field(
+        (), description="cleanpart of every shard; none: they are made on the way"
+    )
+    shard_images: int = Field(5000, ge=1, description="Pictures a shard; bounds the memory")
     text_similarity: float = Field(
         0.85, ge=0, le=1, description="Text embeddings this close are duplicates (article)"
     )
@@ -109,7 +137,7 @@ class SanitizeSpec(StageSpec):
         0.97, ge=0, le=1, description="Image embeddings this close are duplicates"
     )
     min_alignment: float | None = Field(
-        None, description="Absolute floor on image–text cosine; None: by percentile only"
+        None, ge=-1, le=1, description="Floor on image–text cosine; None: the profile's, if any"
     )
     alignment_percentile: float = Field(2.0, ge=0, le=50, description="Worst share dropped, %")
 

@@ -10,6 +10,7 @@
 -- ready:<kind>      hosts that may be asked, by their best task
 -- waiting:<kind>    hosts by when they may be asked; busy ones are in neither
 -- next busy delay conc   host -> its politeness and requests under way
+-- taken fetched     host -> pages that use up its budget, and those of them that are done
 -- depth             hosts by tasks queued      delayed            ids by when to try again
 -- lease             token -> "freed worker id before after": the host's next before and with it
 -- leases            tokens by when they run out
@@ -23,7 +24,7 @@ local KEEP = 7 * 24 * 3600 -- seconds an abandoned crawl stays
 local BASE = {
   'seen', 'claims', 'task', 'ready:page', 'ready:image', 'waiting:page', 'waiting:image', 'next',
   'busy', 'delay', 'conc', 'depth', 'delayed', 'lease', 'leases', 'n', 'seq', 'dead', 'reasons',
-  'beats', 'workers', 'held',
+  'beats', 'workers', 'held', 'taken', 'fetched',
 }
 local BATCH = 200 -- tasks brought back in one call
 
@@ -45,13 +46,34 @@ local function host_rules(host)
   return tonumber(delay), number('conc', host)
 end
 
+local function depth(host, by)
+  if tonumber(call('ZINCRBY', key('depth'), by, host)) <= 0 then
+    call('ZREM', key('depth'), host)
+  end
+end
+
+local function has_room(kind, host)
+  if kind == 'image' or not limits.pages_per_host then return true end
+  if number('fetched', host) >= limits.pages_per_host then
+    local left = call('ZCARD', queue(kind, host)) -- nobody will fetch them
+    if left > 0 then
+      count('queued:page', -left)
+      depth(host, -left)
+      call('DEL', queue(kind, host))
+    end
+    return false
+  end
+  return number('taken', host) < limits.pages_per_host
+end
+
 local function place(host)
   local next_time, _, most = number('next', host), host_rules(host)
   local free = number('busy', host) < most
   for _, kind in ipairs(KINDS) do
     local ready, waiting = key('ready:' .. kind), key('waiting:' .. kind)
+    local room = has_room(kind, host)
     local best = call('ZRANGE', queue(kind, host), 0, 0, 'WITHSCORES')
-    if not best[1] or not free then
+    if not best[1] or not free or not room then
       call('ZREM', ready, host)
       call('ZREM', waiting, host)
     elseif next_time <= now then
@@ -74,12 +96,6 @@ end
 local function write_task(task)
   local head = table.concat({ task.tries, task.kind, task.host, task.score }, ' ')
   call('HSET', key('task'), task.id, head .. ' ' .. task.body)
-end
-
-local function depth(host, by)
-  if tonumber(call('ZINCRBY', key('depth'), by, host)) <= 0 then
-    call('ZREM', key('depth'), host)
-  end
 end
 
 local function push(task)
@@ -114,8 +130,12 @@ local function free(lease, asked)
   place(host)
 end
 
-local function end_lease(lease)
+local function end_lease(lease, counts)
+  if lease.task.kind == 'page' then
+    call('HINCRBY', key(counts and 'fetched' or 'taken'), lease.task.host, counts and 1 or -1)
+  end
   free(lease, true)
+  place(lease.task.host)
   call('HDEL', key('lease'), lease.token)
   call('ZREM', key('leases'), lease.token)
   call('HINCRBY', key('held'), lease.worker, -1)
@@ -126,7 +146,7 @@ local function give_back(token, reason, wait)
   local lease = read_lease(token)
   if not lease then return 0 end
   local task = lease.task
-  end_lease(lease)
+  end_lease(lease, false)
   if task.tries >= limits.max_tries then
     call('HSET', key('dead'), task.id, reason)
     return 1
@@ -184,6 +204,7 @@ local function hand_out(worker, kind, host)
   call('ZADD', key('leases'), stamp(now + limits.lease), token)
   call('HINCRBY', key('held'), worker, 1)
   call('HINCRBY', key('busy'), host, 1)
+  if kind == 'page' then call('HINCRBY', key('taken'), host, 1) end
   call('HSET', key('next'), host, after)
   place(host)
   return { token, task.tries, task.body }
@@ -259,7 +280,7 @@ function op.ack(arguments)
     local token, counts, reason = unpack(arguments, i, i + 2)
     local lease = read_lease(token)
     if lease then
-      end_lease(lease)
+      end_lease(lease, counts == '1')
       count('done:' .. lease.task.kind, tonumber(counts))
       call('HDEL', key('task'), lease.task.id)
       call('HINCRBY', key('reasons'), reason, 1)
@@ -315,7 +336,10 @@ function op.leftovers(arguments)
   local out = {}
   for i = 1, #page[2], 2 do
     local task = read_task(page[2][i])
-    out[#out + 1] = { call('HGET', key('dead'), task.id) or '', task.tries, task.body }
+    local dead = call('HGET', key('dead'), task.id)
+    local reason = dead and 'dead_letter' or 'over_budget'
+    if not dead and not has_room(task.kind, task.host) then reason = 'host_budget' end
+    out[#out + 1] = { reason, dead or '', task.tries, task.body }
   end
   return { page[1], out }
 end

@@ -7,7 +7,8 @@ The rules, kept by :class:`~lora_factory.crawl.frontier_sqlite.SqliteFrontier` a
 - A task is leased to one worker. Settled by :meth:`Frontier.ack` it is gone; given back by
   :meth:`Frontier.nack` it is handed out again later, and at once when its lease has run out.
   After ``max_tries`` it is a dead letter.
-- Budgets are exact: ``done + in flight <= limit`` for pages and for images, over all workers.
+- Budgets are exact: ``done + in flight <= limit`` for pages, for pages of a host, and for images,
+  over all workers.
   A task that doesn't count makes room for another.
 - No page is handed out while enough images are known to fill their budget.
 - A host is asked at most ``concurrency`` times at once and at most once in ``delay`` seconds,
@@ -28,6 +29,8 @@ from types import MappingProxyType
 from typing import Protocol
 
 from lora_factory.contracts.crawl import FrontierStatus, QueueStatus, WorkerStats
+from lora_factory.contracts.settings import Settings
+from lora_factory.contracts.specs import CrawlRequest
 from lora_factory.crawl.tasks import Kind, Lease, Leftover, Scored, Settled
 
 NONE: Mapping[str, bool] = MappingProxyType({})
@@ -46,9 +49,21 @@ class Limits:
     default_delay: float = 1.0
     lease: float = 30.0
     """A lease runs out this long after it was handed out or last named in a heartbeat."""
+    pages_per_host: int | None = None
+    """Budget of each host, within ``max_pages``."""
     max_tries: int = 8
     retry_delay: float = 2.0
     """Wait before the second try; doubled for each further one."""
+
+
+def limits_of(spec: CrawlRequest, settings: Settings) -> Limits:
+    """What a crawl asks for, as the deployment allows it."""
+    return Limits(
+        spec.max_pages,
+        spec.max_images,
+        settings.crawl_delay,
+        pages_per_host=spec.max_pages_per_host,
+    )
 
 
 class Frontier(Protocol):

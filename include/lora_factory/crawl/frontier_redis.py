@@ -37,7 +37,7 @@ from lora_factory.contracts.crawl import (
 )
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import CrawlRequest
-from lora_factory.crawl.frontier import NONE, Limits, nothing_left
+from lora_factory.crawl.frontier import NONE, Limits, limits_of, nothing_left
 from lora_factory.crawl.tasks import (
     KINDS,
     Kind,
@@ -90,7 +90,8 @@ class RedisFrontier:
         self._script = self._redis.register_script(SCRIPT.read_text(encoding="utf-8"))
         self._prefix = f"lf:crawl:{{{crawl}}}:"
         self._crawl, self._limits, self._patience, self._clock = crawl, limits, patience, clock
-        self._options = json.dumps(asdict(limits))
+        given = {name: value for name, value in asdict(limits).items() if value is not None}
+        self._options = json.dumps(given)
         self._away = False
 
     async def open(self) -> None:
@@ -183,10 +184,9 @@ class RedisFrontier:
         cursor = b"0"
         while True:
             cursor, rows = await self._call("leftovers", cursor)
-            for dead, tries, body in rows:
+            for reason, dead, tries, body in rows:
                 detail = f"{dead.decode()}, {tries} tries" if dead else "not fetched"
-                reason = "dead_letter" if dead else "over_budget"
-                yield Leftover(task=load(body), reason=reason, detail=detail)
+                yield Leftover(task=load(body), reason=reason.decode(), detail=detail)
             if cursor == b"0":
                 return
 
@@ -264,8 +264,7 @@ def open_redis(
     if not url:
         msg = "several crawl workers share a Redis; set LORA_FACTORY_CRAWL_REDIS, or use one worker"
         raise ConfigurationError(msg)
-    limits = Limits(spec.max_pages, spec.max_images, settings.crawl_delay)
-    return RedisFrontier(url, crawl, limits, patience=patience)
+    return RedisFrontier(url, crawl, limits_of(spec, settings), patience=patience)
 
 
 def _task(scored: Scored) -> tuple[str, str, str, str, str]:

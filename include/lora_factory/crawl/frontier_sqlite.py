@@ -8,6 +8,7 @@ once. Calls take microseconds and run on the event loop's thread.
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,8 @@ from lora_factory.crawl.tasks import (
     seen_key,
 )
 
-# state: 'queued', 'delayed' (due later), 'leased' (due is when it runs out), 'dead'
+# state: 'queued', 'delayed' (due later), 'leased' (due is when it runs out), 'dead', 'over' (of a
+# host whose budget is used up)
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS seen (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
@@ -49,6 +51,8 @@ CREATE INDEX IF NOT EXISTS timed ON tasks (state, due) WHERE state IN ('leased',
 CREATE TABLE IF NOT EXISTS hosts (
     host TEXT PRIMARY KEY, delay REAL NOT NULL, concurrency INTEGER NOT NULL,
     asked REAL NOT NULL DEFAULT -1e18, busy INTEGER NOT NULL DEFAULT 0,
+    -- pages that use up its budget, and those of them that are done
+    taken INTEGER NOT NULL DEFAULT 0, fetched INTEGER NOT NULL DEFAULT 0,
     page REAL, image REAL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counts (
@@ -70,10 +74,14 @@ BEST = (
 COLUMNS = {"page": BEST.format(kind="page"), "image": BEST.format(kind="image")}
 READY = (
     "SELECT host FROM hosts WHERE {kind} IS NOT NULL AND busy < concurrency"
-    " AND asked + delay <= ? ORDER BY {kind} DESC, host LIMIT 1"
+    " AND asked + delay <= ? {room} ORDER BY {kind} DESC, host LIMIT 1"
 )
-READIES = {"page": READY.format(kind="page"), "image": READY.format(kind="image")}
+READIES = {
+    "page": READY.format(kind="page", room="AND taken < ?"),
+    "image": READY.format(kind="image", room="AND ? > 0"),
+}
 SHOWN = 100  # hosts in a status
+LEFT = {"dead": "dead_letter", "over": "host_budget"}  # state → reason
 
 
 class SqliteFrontier:
@@ -88,6 +96,7 @@ class SqliteFrontier:
     def __init__(self, path: Path, limits: Limits, clock: Callable[[], float] = time.time) -> None:
         self._limits, self._clock = limits, clock
         self._most = {"page": limits.max_pages, "image": limits.max_images}
+        self._per_host = limits.pages_per_host or sys.maxsize
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -120,6 +129,7 @@ class SqliteFrontier:
             for kind, host in hosts:
                 self._know(host)
                 self._do(COLUMNS[kind], host)
+                self._close_if_full(host)
         return added
 
     async def claim(self, key: str, owner: str) -> str:
@@ -147,7 +157,7 @@ class SqliteFrontier:
             self._reclaim()
             self._wake()
             while len(found) < limit and self._within_budget(kind):
-                host = next(self._rows(READIES[kind], self._clock()), None)
+                host = next(self._rows(READIES[kind], self._clock(), self._per_host), None)
                 if host is None:
                     break
                 found.append(self._hand_out(kind, host[0]))
@@ -172,8 +182,10 @@ class SqliteFrontier:
                 if task is None:
                     continue
                 self._free(task)
-                kind = self._kind(task)
+                query = "SELECT kind, host FROM tasks WHERE id = ?"
+                kind, host = next(self._rows(query, task))
                 self._count(kind, flight=-1, done=int(one.counts))
+                self._settle_host(kind, host, counts=one.counts)
                 self._do("DELETE FROM tasks WHERE id = ?", task)
                 self._do(
                     "INSERT INTO reasons VALUES (?, 1) ON CONFLICT DO UPDATE SET n = n + 1",
@@ -250,11 +262,10 @@ class SqliteFrontier:
         for state, tries, reason, body in self._rows(
             "SELECT state, tries, reason, body FROM tasks ORDER BY score DESC, id"
         ):
-            dead = state == "dead"
             yield Leftover(
                 task=load(body),
-                reason="dead_letter" if dead else "over_budget",
-                detail=f"{reason}, {tries} tries" if dead else "not fetched",
+                reason=LEFT.get(state, "over_budget"),
+                detail=f"{reason}, {tries} tries" if state == "dead" else "not fetched",
             )
 
     async def drop(self) -> None:
@@ -284,7 +295,10 @@ class SqliteFrontier:
             " asked = ? WHERE id = ?",
             tries + 1, now + self._limits.lease, before, now, task,
         )  # fmt: skip
-        self._do("UPDATE hosts SET busy = busy + 1, asked = ? WHERE host = ?", now, host)
+        self._do(
+            "UPDATE hosts SET busy = busy + 1, asked = ?, taken = taken + ? WHERE host = ?",
+            now, int(kind == "page"), host,
+        )  # fmt: skip
         self._do(COLUMNS[kind], host)
         self._count(kind, queued=-1, flight=1)
         return Lease(token=f"{task}.{tries + 1}", task=load(body), tries=tries + 1)
@@ -294,6 +308,7 @@ class SqliteFrontier:
         kind, host, tries = next(
             self._rows("SELECT kind, host, tries FROM tasks WHERE id = ?", task)
         )
+        self._settle_host(kind, host, counts=False)
         dead = tries >= self._limits.max_tries
         self._count(kind, queued=0 if dead else 1, flight=-1)
         state = "dead" if dead else "delayed" if wait else "queued"
@@ -342,9 +357,23 @@ class SqliteFrontier:
         row = next(self._rows(query, int(task), int(tries)), None)
         return None if row is None else int(row[0])
 
-    def _kind(self, task: int) -> Kind:
-        (kind,) = next(self._rows("SELECT kind FROM tasks WHERE id = ?", task))
-        return "page" if kind == "page" else "image"
+    def _settle_host(self, kind: str, host: str, *, counts: bool) -> None:
+        if kind == "page":
+            column = "fetched = fetched + 1" if counts else "taken = taken - 1"
+            self._do(f"UPDATE hosts SET {column} WHERE host = ?", host)  # noqa: S608 - ours
+            self._close_if_full(host)
+
+    def _close_if_full(self, host: str) -> None:
+        """Nobody will fetch what is left of a host whose budget is used up."""
+        (fetched,) = next(self._rows("SELECT fetched FROM hosts WHERE host = ?", host))
+        if fetched >= self._per_host:
+            left = self._do(
+                "UPDATE tasks SET state = 'over' WHERE kind = 'page' AND host = ?"
+                " AND state IN ('queued', 'delayed')",
+                host,
+            )
+            self._count("page", queued=-left)
+            self._do(COLUMNS["page"], host)
 
     def _know(self, host: str) -> None:
         self._do(

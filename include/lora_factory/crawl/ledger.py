@@ -19,6 +19,8 @@ from lora_factory.contracts.base import Contract, Counts
 from lora_factory.contracts.records import AuditRecord, RawRecord
 from lora_factory.contracts.specs import Source
 from lora_factory.crawl.report import CrawlReport
+from lora_factory.crawl.visits import FILE as VALIDATORS
+from lora_factory.crawl.visits import Visit
 from lora_factory.errors import DataError
 
 STAGE = "crawl"
@@ -46,13 +48,20 @@ class SeedAnswer(Contract):
     cause: str = ""
 
 
-Entry = AuditRecord | KeptImage | PageScores | SeedAnswer
+Entry = AuditRecord | KeptImage | PageScores | SeedAnswer | Visit
 KINDS: dict[str, type[Entry]] = {
-    kind.__name__: kind for kind in (AuditRecord, KeptImage, PageScores, SeedAnswer)
+    kind.__name__: kind for kind in (AuditRecord, KeptImage, PageScores, SeedAnswer, Visit)
 }
 OPT_OUT, KEPT, DROPPED, NOT_FETCHED = range(4)
 """Of several verdicts on one URL the first of these stands: a reservation beats everything."""
-WEAK = frozenset({"over_budget", "dead_letter", "irrelevant_link", "duplicate_url"})
+WEAK = frozenset({
+    "over_budget",
+    "dead_letter",
+    "irrelevant_link",
+    "duplicate_url",
+    "too_deep",
+    "host_budget",
+})
 
 SCHEMA = """
 CREATE TABLE audit (
@@ -62,6 +71,7 @@ CREATE TABLE images (url BLOB PRIMARY KEY, sha256 TEXT, licence TEXT, size INTEG
     WITHOUT ROWID;
 CREATE INDEX bytes ON images (sha256, url);
 CREATE TABLE scores (topic TEXT, url BLOB, score REAL, PRIMARY KEY (topic, url)) WITHOUT ROWID;
+CREATE TABLE visits (url BLOB PRIMARY KEY, line TEXT) WITHOUT ROWID;
 CREATE TABLE seeds (url TEXT PRIMARY KEY, cause TEXT) WITHOUT ROWID;
 """
 
@@ -131,6 +141,10 @@ class Ledger:
                 "INSERT OR REPLACE INTO scores VALUES (?, ?, ?)",
                 [(topic, _blob(entry.url), score) for topic, score in entry.topics.items()],
             )
+        elif isinstance(entry, Visit):
+            self._db.execute(
+                "INSERT OR REPLACE INTO visits VALUES (?, ?)", (_blob(entry.url), _line(entry))
+            )
         else:
             self._db.execute(
                 "INSERT INTO seeds VALUES (?, ?) ON CONFLICT DO UPDATE SET cause = excluded.cause"
@@ -167,10 +181,11 @@ class Ledger:
             yield json.loads(line)["file_name"]
 
     def write(self, out: Path) -> None:
-        """Write ``records.jsonl`` and ``audit.jsonl``."""
+        """Write ``records.jsonl``, ``audit.jsonl`` and ``validators.jsonl``."""
         for name, query in (
             ("records.jsonl", "SELECT line FROM images ORDER BY url"),
             ("audit.jsonl", "SELECT line FROM audit ORDER BY what, item"),
+            (VALIDATORS, "SELECT line FROM visits ORDER BY url"),
         ):
             with (out / name).open("w", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for (line,) in self._db.execute(query))

@@ -92,10 +92,13 @@ class Pump:
 
     async def open(self, first: Sequence[Scored], entries: Sequence[Entry]) -> None:
         """Begin with the seeds, and with what there is to say of others."""
-        await self.frontier.open()
-        await self.frontier.add(first)
-        if entries:
+        try:
+            await self.frontier.open()
+            await self.frontier.add(first)
             await self._write(dump_chunk(entries))
+        except FactoryError as err:
+            self.fail(err)
+            return
         self._tasks = [
             asyncio.get_running_loop().create_task(self._guarded(work))
             for work in (self._commits(), self._beats(), self._tells())
@@ -105,23 +108,28 @@ class Pump:
         """Tasks to fetch now, until there are none left in the crawl."""
         while self.error is None and not self._closed:
             self._moved.clear()
-            got = 0
-            for kind in KINDS:
-                room = WINDOW - self._under_way[kind]
-                if room <= 0:
-                    continue
-                freed, self._freed = self._freed, {}
-                for lease in await self.frontier.lease(self.worker, kind, room, freed):
-                    self._held[lease.token] = lease
-                    self._under_way[kind] += 1
-                    got += 1
-                    yield lease
-            if got:
-                continue
-            if not self._held and await self.frontier.finished():
+            try:
+                got = [lease for kind in KINDS for lease in await self._ask(kind)]
+                if not got and not self._held and await self.frontier.finished():
+                    return
+            except FactoryError as err:
+                self.fail(err)
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), POLL)
+            for lease in got:
+                yield lease
+            if not got:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._moved.wait(), POLL)
+
+    async def _ask(self, kind: Kind) -> list[Lease]:
+        room = WINDOW - self._under_way[kind]
+        if room <= 0:
+            return []
+        freed, self._freed = self._freed, {}
+        got = await self.frontier.lease(self.worker, kind, room, freed)
+        self._held |= {lease.token: lease for lease in got}
+        self._under_way[kind] += len(got)
+        return got
 
     def fetched(self, lease: Lease, *, asked: bool = True) -> None:
         """The request of a lease is over; ``asked``: its host got to see it."""
@@ -143,9 +151,14 @@ class Pump:
         self._settled[lease.task.kind] += 1
         self._moved.set()
 
-    def failed(self) -> None:
+    def count_error(self) -> None:
         """Count a request that failed."""
         self._settled["error"] += 1
+
+    def fail(self, error: FactoryError) -> None:
+        """The frontier or the store is gone: this worker's part ends with ``error``."""
+        self.error = self.error or error
+        self._moved.set()
 
     async def close(self) -> None:
         """Write and settle what is there, give the rest back. Once; later calls do nothing."""
@@ -183,9 +196,7 @@ class Pump:
         try:
             await work
         except FactoryError as err:
-            # The frontier or the store is gone: the crawl ends with this error.
-            self.error = err
-            self._moved.set()
+            self.fail(err)
 
     async def _commits(self) -> None:
         while True:

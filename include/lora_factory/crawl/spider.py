@@ -27,7 +27,7 @@ from lora_factory.crawl.hosts import HostRules
 from lora_factory.crawl.images import MAX_BYTES, Dropped, ImageChecker
 from lora_factory.crawl.ledger import Entry, KeptImage, PageScores, SeedAnswer, What, dropped, kept
 from lora_factory.crawl.licences import refusal
-from lora_factory.crawl.links import LinkScorer, canonical_url
+from lora_factory.crawl.links import LinkScorer, canonical_url, looks_endless
 from lora_factory.crawl.middlewares import POLITENESS, Refused
 from lora_factory.crawl.pump import Outcome, Pump, Recent
 from lora_factory.crawl.sources.base import Source, Unreadable
@@ -40,6 +40,7 @@ from lora_factory.crawl.tasks import (
     seen_key,
 )
 from lora_factory.crawl.topics import TopicBatcher
+from lora_factory.crawl.visits import visit_of
 from lora_factory.errors import FactoryError
 from lora_factory.store.workarea import WorkArea
 
@@ -52,6 +53,7 @@ NOT_FETCHED = frozenset({
     "robots_disallowed",
     "host_not_allowed",
     "opt_out",
+    "rate_limited",
 })  # cost nothing of max_pages
 FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.DownloadTimeoutError, "timeout"),
@@ -102,15 +104,16 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
 
     async def parse(self, response: Response, lease: Lease, task: PageTask) -> None:
         """Judge a page; what it links to and shows is queued."""
-        await self._fetched(response.meta, lease, asked="cached" not in response.flags)
+        await self._fetched(response.meta, lease)
         outcome = Outcome(counts=True)
         if task.seed:
             outcome.entries.append(SeedAnswer(url=task.url))
         try:
             look = self._read_listing if task.listing else self._visit
             await look(response, task, outcome)
-        except FactoryError:
-            raise  # the frontier or the store is gone: the lease runs out
+        except FactoryError as err:
+            self.job.pump.fail(err)  # the lease runs out, and somebody else gets it
+            return
         except Exception as err:
             # The one boundary: a page we fail on is counted and must not end the crawl.
             log.exception("page %s", task.url)
@@ -120,12 +123,13 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
 
     async def parse_image(self, response: Response, lease: Lease, task: ImageTask) -> None:
         """Check, store and record an image."""
-        await self._fetched(response.meta, lease, asked="cached" not in response.flags)
+        await self._fetched(response.meta, lease)
         outcome = Outcome()
         try:
             await self._take(response, task, outcome)
-        except FactoryError:
-            raise
+        except FactoryError as err:
+            self.job.pump.fail(err)
+            return
         except Exception as err:
             # As above, for images.
             log.exception("image %s", task.url)
@@ -141,7 +145,7 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         asked = not isinstance(failure.value, Refused)
         await self._fetched(request.meta, lease, asked=asked)
         if asked:
-            self.job.pump.failed()
+            self.job.pump.count_error()
         outcome = Outcome(counts=task.kind == "page" and reason not in NOT_FETCHED)
         _drop(outcome, dropped(task.kind, task.url, reason, detail))
         if isinstance(task, PageTask) and task.seed:
@@ -163,7 +167,7 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
                     entries.append(SeedAnswer(url=seed, cause=cause))
         return tasks, entries
 
-    async def _fetched(self, meta: dict[str, Any], lease: Lease, *, asked: bool) -> None:
+    async def _fetched(self, meta: dict[str, Any], lease: Lease, *, asked: bool = True) -> None:
         """The request is over; tell the frontier what politeness its hosts are owed."""
         for host, owed in meta.get(POLITENESS, {}).items():
             if self.told.get(host) != owed:
@@ -216,6 +220,8 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         if evidence:
             _drop(outcome, dropped("page", task.url, "opt_out", evidence))
             return
+        if visit := visit_of(response, "page"):
+            outcome.entries.append(visit)
         await self._judge(page, url, task, rules, outcome)
 
     async def _read_listing(self, response: Response, task: PageTask, outcome: Outcome) -> None:
@@ -254,7 +260,7 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         scores = {} if foreign else await self.job.topics.scores(page.title, page.text)
         best = max(scores.values(), default=0.0)
         if self.job.source.follows_links and not rules & optout.NO_FOLLOW:
-            self._queue_links(page, best, outcome)
+            self._queue_links(page, best, task.depth + 1, outcome)
         if fault is None and best < self.job.spec.min_relevance:
             fault = "off_topic", f"topic score {best:.2f}, needs {self.job.spec.min_relevance}"
         if fault is not None:
@@ -266,14 +272,18 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         shown = ShownImage(page_url=url, page_title=page.title, topics=_clipped(scores))
         self._queue_images(page.images, shown, outcome, opted_out=opted_out)
 
-    def _queue_links(self, page: Page, parent: float, outcome: Outcome) -> None:
+    def _queue_links(self, page: Page, parent: float, depth: int, outcome: Outcome) -> None:
         for link in page.links:
             score = self.scorer.score(link.url, link.anchor, parent)
-            if self.scorer.relevant(score):
-                self._queue_page(PageTask(url=link.url), score, outcome)
-            else:
+            if not self.scorer.relevant(score):
                 detail = f"link score {score:.2f}, not fetched"
                 self._refuse(outcome, "page", link.url, "irrelevant_link", detail)
+            elif depth > self.job.spec.max_depth:
+                self._refuse(outcome, "page", link.url, "too_deep", f"{depth} links from a seed")
+            elif looks_endless(link.url):
+                self._refuse(outcome, "page", link.url, "trap", "its path grows")
+            else:
+                self._queue_page(PageTask(url=link.url, depth=depth), score, outcome)
 
     def _queue_page(self, task: PageTask, score: float, outcome: Outcome) -> None:
         if self.job.rules.allows(task.url):
@@ -323,6 +333,8 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         except Dropped as verdict:
             _drop(outcome, dropped("image", ref.url, verdict.reason, verdict.detail))
             return
+        if visit := visit_of(response, "image", image.file_name):
+            outcome.entries.append(visit)
         first = await self.job.pump.frontier.claim(image.sha256, ref.url)
         if first != ref.url:
             _drop(outcome, dropped("image", ref.url, "exact_duplicate", f"same bytes as {first}"))

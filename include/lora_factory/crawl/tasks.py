@@ -17,12 +17,16 @@ KINDS: tuple[Kind, ...] = ("page", "image")
 
 
 class PageTask(Contract):
-    """A page to fetch. ``listing``: it names pages or images, and is judged by its source."""
+    """A page to fetch. ``listing``: it names pages or images, and is judged by its source.
+
+    ``depth``: links between it and a seed.
+    """
 
     kind: Literal["page"] = "page"
     url: str
     seed: bool = False
     listing: bool = False
+    depth: int = 0
 
 
 class ShownImage(Contract):
@@ -74,7 +78,7 @@ class Settled(Contract):
 
 
 class Leftover(Contract):
-    """A task that nobody fetched. ``reason`` is ``over_budget`` or ``dead_letter``."""
+    """A task that nobody fetched. ``reason``: ``over_budget``, ``host_budget``, ``dead_letter``."""
 
     task: Task = Field(discriminator="kind")
     reason: str

@@ -43,4 +43,6 @@ class TopicBatcher:
                 continue
             for row, (_, done) in zip(rows, batch, strict=True):
                 if not done.done():
-                    done.set_result({t: float(s) for t, s in zip(self._topics, row, strict=True)})
+                    done.set_result({
+                        t: round(float(s), 4) for t, s in zip(self._topics, row, strict=True)
+                    })

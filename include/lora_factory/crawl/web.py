@@ -20,7 +20,7 @@ from lora_factory.contracts.expansion import Expansion
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import OWN, CrawlRequest, CrawlSpec
 from lora_factory.contracts.stage import StageContext
-from lora_factory.crawl.frontier import Frontier, Limits
+from lora_factory.crawl.frontier import Frontier, limits_of
 from lora_factory.crawl.frontier_sqlite import SqliteFrontier
 from lora_factory.crawl.hosts import HostRules
 from lora_factory.crawl.images import MAX_BYTES, ImageChecker
@@ -29,6 +29,8 @@ from lora_factory.crawl.links import canonical_url
 from lora_factory.crawl.optout import product_token
 from lora_factory.crawl.pump import CHUNKS, Pump
 from lora_factory.crawl.report import CrawlReport
+from lora_factory.crawl.revalidate import SETTING as PREVIOUS
+from lora_factory.crawl.revalidate import previous_setting
 from lora_factory.crawl.sources.base import Source
 from lora_factory.crawl.sources.openverse import OpenverseSource
 from lora_factory.crawl.sources.pages import PageSource
@@ -56,15 +58,11 @@ def crawl_web(spec: CrawlSpec, ctx: StageContext, expansion: Expansion) -> Crawl
         DataError: no seed answered, or no image was kept.
         Interrupted: asked to stop; what was fetched is kept in scratch.
     """
-    limits = Limits(spec.max_pages, spec.max_images, ctx.settings.crawl_delay)
+    limits = limits_of(spec, ctx.settings)
     path = ctx.scratch / "frontier.sqlite"
     area = WorkArea((ctx.scratch / "area").as_uri())
     work(spec, expansion, SqliteFrontier(path, limits), area, f"w{uuid4().hex[:12]}", ctx)
-    frontier = SqliteFrontier(path, limits)
-    try:
-        return collect(spec, frontier, area, ctx)
-    finally:
-        asyncio.run(frontier.close())
+    return collect(spec, SqliteFrontier(path, limits), area, ctx)
 
 
 def work(
@@ -83,7 +81,7 @@ def work(
         frontier: of the crawl; closed afterwards, since its connections are the reactor's.
         area: of the crawl.
         worker: a name no other process has or had.
-        ctx: ``scratch`` keeps responses; ``out`` isn't touched.
+        ctx: ``out`` isn't touched; ``previous`` is what is asked for conditionally.
 
     Raises:
         ConfigurationError, SpecError, DataError: as :func:`check_source`.
@@ -120,6 +118,8 @@ def collect(
     spec: CrawlRequest, frontier: Frontier, area: WorkArea, ctx: StageContext
 ) -> CrawlReport:
     """Once all workers are done: what they brought becomes ``ctx.out``. May be repeated.
+
+    Closes the frontier.
 
     Raises:
         DataError: no seed answered, or no image was kept.
@@ -164,8 +164,11 @@ def open_area(settings: Settings, crawl: str) -> WorkArea:
 
 
 async def _add_leftovers(frontier: Frontier, ledger: Ledger) -> None:
-    async for left in frontier.leftovers():
-        ledger.add(dropped(left.task.kind, left.task.url, left.reason, left.detail))
+    try:
+        async for left in frontier.leftovers():
+            ledger.add(dropped(left.task.kind, left.task.url, left.reason, left.detail))
+    finally:
+        await frontier.close()
 
 
 def check_source(spec: CrawlRequest, settings: Settings) -> tuple[Source, HostRules]:
@@ -260,7 +263,9 @@ def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             f"{room}.middlewares.HostGuard": 10,
             f"{room}.middlewares.SiteRulesMiddleware": 100,
             f"{room}.backoff.BackOff": 560,  # sees answers before Scrapy's retries do
+            f"{room}.revalidate.Revalidate": 595,  # a 304 has nothing to decompress
         },
+        PREVIOUS: previous_setting(ctx),
         "TWISTED_DNS_RESOLVER": f"{room}.middlewares.GuardedResolver",
         "DOWNLOAD_HANDLERS": dict.fromkeys(("data", "file", "ftp", "s3")),
         "EXTENSIONS": {
@@ -280,10 +285,6 @@ def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         "RETRY_GIVE_UP_LOG_LEVEL": "INFO",
         "REDIRECT_MAX_TIMES": 5,
         "DNS_TIMEOUT": 20,
-        "HTTPCACHE_ENABLED": True,
-        "HTTPCACHE_STORAGE": f"{room}.cache.ResponseCache",
-        "HTTPCACHE_DIR": str(ctx.scratch / "responses"),
-        "HTTPCACHE_IGNORE_HTTP_CODES": [408, 429, *range(500, 600)],
         "LOG_VERSIONS": [],
         "LOG_INSTALL_ROOT_HANDLER": False,  # the process's own handlers take Scrapy's lines
         "LOGSTATS_INTERVAL": 0,

@@ -102,6 +102,27 @@ def test_budgets_hold_what_is_done_and_what_is_out(rig: Rig) -> None:
     play(rig, scenario, Limits(3, 100, 0.0))
 
 
+def test_a_hosts_budget_is_exact_and_what_is_left_of_it_holds_nobody_up(rig: Rig) -> None:
+    async def scenario(f: Frontier, _: Rig) -> None:
+        await f.set_host("a", delay=0, concurrency=50)
+        await f.add([page(f"http://a/{n}") for n in range(6)] + [page("http://b/1", 0.1)])
+        first = await f.lease("w", "page", 50)
+        assert urls(first) == ["http://a/0", "http://a/1", "http://b/1"]
+        await settle(f, first[:1], counts=False)  # makes room for another
+        assert urls(more := await f.lease("w", "page", 50)) == ["http://a/2"]
+        await settle(f, [*first[1:], *more])
+        assert await f.add([page("http://a/late"), image("http://a/i.png")]) == 2
+        assert await f.lease("w", "page", 50) == []
+        (picture,) = await f.lease("w", "image", 50)
+        await settle(f, [picture])
+        counts = await f.counts()
+        assert (counts["page"].done, counts["page"].queued) == (3, 0)
+        assert await f.finished()
+        assert [entry.reason async for entry in f.leftovers()] == ["host_budget"] * 4
+
+    play(rig, scenario, Limits(100, 100, 0.0, pages_per_host=2))
+
+
 def test_no_page_while_enough_images_are_known(rig: Rig) -> None:
     async def scenario(f: Frontier, _: Rig) -> None:
         await f.set_host("a", delay=0, concurrency=50)
