@@ -77,7 +77,7 @@ class FrontierStatus(Contract):
     finished: bool = False
 
 
-CrawlState = Literal["running", "stalled", "deserted", "finished"]
+CrawlState = Literal["starting", "running", "stalled", "deserted", "finished"]
 
 
 class SharedCrawl(Contract):
@@ -95,7 +95,7 @@ class SharedCrawl(Contract):
 class CrawlStatus(SharedCrawl):
     """A crawl at one moment, as command and page show it.
 
-    ``stalled``: leases are out, and nothing was settled for long. ``deserted``: there is work,
+    ``starting``: nothing was queued yet. ``stalled``: leases are out, and nothing was settled for long. ``deserted``: there is work,
     and no worker was heard of for longer than a lease lasts.
     """
 

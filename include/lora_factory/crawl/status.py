@@ -32,8 +32,8 @@ LOOK = 15.0
 """Seconds between two looks of a worker at the whole crawl."""
 
 
-def announce(settings: Settings, crawl: str, spec: CrawlRequest, workers: int) -> None:
-    """Enter a crawl into the list, unless it is there.
+def announce(settings: Settings, crawl: str, spec: CrawlRequest, workers: int) -> SharedCrawl:
+    """Enter a crawl into the list, unless it is there; returns what is announced.
 
     Raises:
         ConfigurationError: the deployment has no Redis.
@@ -49,6 +49,7 @@ def announce(settings: Settings, crawl: str, spec: CrawlRequest, workers: int) -
         started=datetime.now(UTC),
     )
     _index(settings, "hsetnx", INDEX, crawl, json.dumps(entry.model_dump(mode="json")))
+    return entry
 
 
 def retire(settings: Settings, crawl: str) -> None:
@@ -107,6 +108,8 @@ async def read_all(settings: Settings) -> list[CrawlStatus]:
 
 def state(found: FrontierStatus) -> CrawlState:
     """What a frontier's figures mean."""
+    if found.finished and not found.reasons:
+        return "starting"
     if found.finished:
         return "finished"
     if all(worker.stalled for worker in found.workers):

@@ -61,7 +61,8 @@ def status(**changes: Any) -> CrawlStatus:
         ({"workers": (ALIVE, DEAD)}, "running"),
         ({"workers": (DEAD,)}, "deserted"),
         ({"workers": ()}, "deserted"),
-        ({"workers": (DEAD,), "finished": True}, "finished"),
+        ({"workers": (DEAD,), "finished": True, "reasons": {"kept": 1}}, "finished"),
+        ({"workers": (), "finished": True}, "starting"),
     ],
 )
 def test_state(changes: dict[str, Any], wanted: str) -> None:
