@@ -59,7 +59,7 @@ NotDesires, ExternalURL, …) says nothing about pictures.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Node:
     """A term of one language."""
 
@@ -67,7 +67,7 @@ class Node:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Edge:
     """``start`` ``relation`` ``end``; ``weight`` is how sure ConceptNet is, mostly 1 to 10."""
 
