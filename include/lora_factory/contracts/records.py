@@ -2,13 +2,16 @@
 
 =========  =====================================================================
 raw        ``images/<sha256>.<ext>``, ``records.jsonl`` (:class:`RawRecord`),
-           ``audit.jsonl`` (:class:`AuditRecord`)
+           ``audit.jsonl`` (:class:`AuditRecord`), ``validators.jsonl`` (for a later
+           crawl that asks only for what is new)
 clean      ``images/<sha256>.png`` (RGB), ``records.jsonl`` (:class:`CleanRecord`),
            ``audit.jsonl``
 dataset    ``train/`` and ``validation/`` with ``<sha256>.png`` and ``metadata.jsonl``
            (:class:`DatasetRecord`), ``dataset.json`` (:class:`DatasetInfo`),
            ``embeddings.npz`` (``sha256``: n strings; ``image``: n×d float32, unit
-           length, the scorer's joint space), ``audit.parquet``
+           length, the scorer's joint space), ``embeddings.npy`` (n×d: picture and
+           subject in one vector; rows named in ``embeddings.jsonl``),
+           ``audit.parquet``, ``README.md`` (card), ``report.html``
 =========  =====================================================================
 """
 

@@ -28,6 +28,7 @@ from lora_factory.contracts.records import (
 from lora_factory.contracts.specs import LabelSpec
 from lora_factory.contracts.stage import StageContext, read_advice
 from lora_factory.errors import ArtifactError, ConfigurationError, DataError
+from lora_factory.guard.images import image_filter
 from lora_factory.label import captions, trigger, write
 from lora_factory.label.answered import overlay, safe_answers
 from lora_factory.label.embeddings import Embeddings, create_embeddings, write_embeddings
@@ -35,6 +36,7 @@ from lora_factory.label.keywords import words_of
 from lora_factory.label.labels import Labeler, Labelled, style_of_set, theme_of_set
 from lora_factory.label.llm import Answered, LlmLabeler
 from lora_factory.label.look import Looks, look
+from lora_factory.label.present import Presented, present
 from lora_factory.label.report import LabelReport
 from lora_factory.label.split import Split, near_duplicates, split
 from lora_factory.label.taxonomy import UNKNOWN, Taxonomy, load_taxonomy
@@ -78,9 +80,12 @@ class Made:
 
 
 def roles(spec: LabelSpec) -> tuple[str, ...]:
-    """All bases: the trigger is checked against each one's tokenizer."""
+    """All bases: the trigger is checked against each one's tokenizer.
+
+    The content filter decides which dropped pictures the page may show.
+    """
     del spec
-    return ("labeler", "text_embedder", "image_text_scorer", "bases")
+    return ("labeler", "text_embedder", "image_text_scorer", "bases", "content_filter")
 
 
 def conditions(_inputs: Mapping[str, LocalArtifact], settings: Settings) -> dict[str, str]:
@@ -123,9 +128,10 @@ def run(spec: LabelSpec, ctx: StageContext) -> LabelReport:
         labelled,
         recaption=advice.recaption,
     )
+    duplicates = near_duplicates(items.looks.vectors, items.looks.prints)
     parts = split(
         [record.sha256 for record in items.records],
-        near_duplicates(items.looks.vectors, items.looks.prints),
+        duplicates,
         [record.page_url for record in items.records],
         spec.validation_share,
         spec.seed,
@@ -136,7 +142,7 @@ def run(spec: LabelSpec, ctx: StageContext) -> LabelReport:
     )
     records = _dataset_records(items, labelled, words, word)
     made = Made(items, labelled, words, parts, info, records)
-    _write(made, vectors, ctx)
+    audit = _write(made, vectors, ctx)
     tokens = {name: len(each.tokenize(word)) for name, each in tokenizers.items()}
     about = {
         "trigger_given": spec.trigger is not None,
@@ -147,8 +153,17 @@ def run(spec: LabelSpec, ctx: StageContext) -> LabelReport:
         "followed_advice": followed_advice(advice, words),
     }
     report = _report(made, about)
+    present(
+        Presented(info, report, records, _held(records, parts), duplicates, audit),
+        image_filter(profile, ctx.settings),
+        ctx,
+    )
     _tell(report)
     return report
+
+
+def _held(records: list[DatasetRecord], parts: Split) -> set[str]:
+    return {r.sha256 for r, held in zip(records, parts.validation.tolist(), strict=True) if held}
 
 
 def followed_advice(advice: Advice, words: Words) -> tuple[str, ...]:
@@ -265,7 +280,8 @@ def _dataset_records(
     ]
 
 
-def _write(made: Made, vectors: Embeddings, ctx: StageContext) -> None:
+def _write(made: Made, vectors: Embeddings, ctx: StageContext) -> list[AuditRecord]:
+    """Fill the artifact; returns the verdicts of all stages."""
     clean = ctx.inputs["clean"].path
     items, parts, records = made.items, made.parts, made.records
     for name, inside in (("train", ~parts.validation), ("validation", parts.validation)):
@@ -297,7 +313,9 @@ def _write(made: Made, vectors: Embeddings, ctx: StageContext) -> None:
         )
         for record, held in zip(records, parts.validation.tolist(), strict=True)
     ]
-    write.write_audit(ctx.out, [*write.read_audit(clean), *verdicts])
+    audit = [*write.read_audit(clean), *verdicts]
+    write.write_audit(ctx.out, audit)
+    return audit
 
 
 def _report(made: Made, about: Mapping[str, Any]) -> LabelReport:

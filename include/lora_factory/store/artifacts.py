@@ -159,6 +159,21 @@ class ArtifactStore:
             msg = f"artifact file {path} is missing or damaged; make the artifact anew"
             raise ArtifactError(msg)
 
+    @store_errors
+    def read_file(self, manifest: Manifest, name: str) -> bytes:
+        """One file of an artifact, whole and verified, without the others.
+
+        Raises:
+            ArtifactError: the manifest doesn't name the file, it is gone, or it is damaged.
+        """
+        entry = next((entry for entry in manifest.files if entry.path == name), None)
+        path = f"{manifest.kind}/{manifest.key}/{manifest.attempt}/{name}"
+        data = self._get(path) if entry is not None else None
+        if entry is None or data is None or hashlib.sha256(data).hexdigest() != entry.sha256:
+            msg = f"artifact file {path} is missing or damaged; make the artifact anew"
+            raise ArtifactError(msg)
+        return data
+
     # -- writing ----------------------------------------------------------------------
 
     @store_errors
