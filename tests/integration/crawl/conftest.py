@@ -49,6 +49,9 @@ def new_server() -> Iterator[Callable[[], WebServer]]:
                 site.hits.append(self.path)
                 answer = site.answers.get(self.path, (404, {}, b"nothing here"))
                 status, headers, body = answer() if callable(answer) else answer
+                if self._unchanged(headers):
+                    site.unchanged.append(self.path)
+                    status, body = 304, b""
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
@@ -56,6 +59,12 @@ def new_server() -> Iterator[Callable[[], WebServer]]:
                     self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def _unchanged(self, headers: dict[str, str]) -> bool:
+                tag, modified = headers.get("ETag"), headers.get("Last-Modified")
+                if tag and self.headers.get("If-None-Match"):  # RFC 9110, 13.2.2: it decides
+                    return self.headers["If-None-Match"] == tag
+                return bool(modified) and self.headers.get("If-Modified-Since") == modified
 
             def log_message(self, format: str, *args: object) -> None:
                 pass

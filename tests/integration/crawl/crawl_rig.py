@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,14 +26,27 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["sentence_transformers", "trafilatura", "PIL.Image", "pydantic"])
 
 
-def _child(arguments: list[str], environment: dict[str, str], log: str) -> None:
+def _child(
+    arguments: list[str], environment: dict[str, str], log: str, names: dict[str, str]
+) -> None:
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.environ.update(environment)
+    _answer(names)  # before Twisted takes its copy
     from lora_factory.__main__ import main
 
     sys.exit(main(arguments))
+
+
+def _answer(names: dict[str, str]) -> None:
+    """Let this process's resolver know names that no name server here does."""
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, *rest: Any, **more: Any) -> Any:
+        return real(names.get(host, host), *rest, **more)
+
+    socket.getaddrinfo = look_up
 
 
 @dataclass
@@ -42,6 +56,8 @@ class Crawl:
     folder: Path
     spec: dict[str, Any]
     environment: dict[str, str]
+    names: dict[str, str] = field(default_factory=dict)
+    """What name servers would answer: name → address."""
     process: ForkServerProcess | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
@@ -59,7 +75,9 @@ class Crawl:
         }
         arguments = ["crawl", "--spec", str(spec), "--report", str(report)]
         log = str(self.folder / "log.txt")
-        self.process = CONTEXT.Process(target=_child, args=(arguments, environment, log))
+        self.process = CONTEXT.Process(
+            target=_child, args=(arguments, environment, log, self.names)
+        )
         self.process.start()
         return self
 
@@ -124,6 +142,8 @@ class WebServer:
 
     answers: dict[str, Answer | Callable[[], Answer]] = field(default_factory=dict)
     hits: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    """Of the hits, those that were answered 304: ETag and Last-Modified are honoured."""
     port: int = 0
 
     @property

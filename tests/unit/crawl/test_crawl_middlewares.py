@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 from scrapy import Request
-from scrapy.http import HtmlResponse, Response
+from scrapy.http import Response
 from scrapy.resolver import dnscache
 from scrapy.settings import Settings
-from scrapy.utils.request import RequestFingerprinter
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from lora_factory.contracts.settings import Settings as Deployment
 from lora_factory.contracts.stage import StageContext
-from lora_factory.crawl.cache import ResponseCache
 from lora_factory.crawl.middlewares import (
     GuardedResolver,
     HostGuard,
@@ -199,23 +197,6 @@ def test_our_group_counts_alone_and_the_longest_rule_wins() -> None:
 
 def test_garbage_is_an_empty_robots_txt() -> None:
     assert closed(robots(200, bytes(range(256)) * 10), "/a")[0] == []
-
-
-def test_cache_gives_back_what_it_was_given(tmp_path: Path) -> None:
-    cache = ResponseCache({"HTTPCACHE_DIR": str(tmp_path / "responses")})
-    fingerprints = RequestFingerprinter(SimpleNamespace(settings=Settings()))
-    cache.open_spider(SimpleNamespace(crawler=SimpleNamespace(request_fingerprinter=fingerprints)))
-    request = Request("http://gallery.example/a")
-    assert cache.retrieve_response(None, request) is None
-    headers = {"Content-Type": "text/html; charset=latin-1", "X-Robots-Tag": ["noai", "noml"]}
-    body = b"line\nline \xe9 {}\n"
-    given = HtmlResponse("http://gallery.example/b", status=203, headers=headers, body=body)
-    cache.store_response(None, request, given)
-    found = cache.retrieve_response(None, request)
-    assert isinstance(found, HtmlResponse)
-    assert (found.url, found.status, found.body) == (given.url, 203, body)
-    assert found.headers == given.headers
-    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_scrapys_doors_are_shut(tmp_path: Path) -> None:
