@@ -238,7 +238,7 @@ class SqliteFrontier:
         (total,) = next(
             self._rows("SELECT count(DISTINCT host) FROM tasks WHERE state IN ('queued','delayed')")
         )
-        (settled,) = next(self._rows("SELECT max(at) FROM marks"))
+        (settled,) = next(self._rows("SELECT coalesce(max(at), ?) FROM marks", now))
         (dead,) = next(self._rows("SELECT count(*) FROM tasks WHERE state = 'dead'"))
         return FrontierStatus(
             pages=counts["page"],

@@ -1,0 +1,152 @@
+"""Workers that are killed at any moment, and a Redis that goes away: nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from kill_rig import TOPIC, SharedWork, SlowSite
+
+from lora_factory.contracts.crawl import FrontierStatus
+from lora_factory.contracts.records import AuditRecord, RawRecord, read_jsonl
+from lora_factory.contracts.specs import CrawlSpec
+from lora_factory.crawl import web
+from lora_factory.crawl.frontier import Frontier
+from lora_factory.crawl.report import CrawlReport
+from valkey_server import ValkeyServer
+
+pytestmark = pytest.mark.integration
+
+
+def spec(site: SlowSite, **budgets: int) -> CrawlSpec:
+    return CrawlSpec(
+        topics=(TOPIC,), seeds=(site.url(0),), as_of=date(2026, 11, 24), min_entropy=3.0,
+        max_depth=10_000, **{"max_pages": 10_000, "max_images": 10_000, **budgets},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def site() -> Iterator[SlowSite]:
+    site = SlowSite(pages=150, hosts=3, seconds=0.3, distinct=100)
+    yield site
+    site.close()
+
+
+class Killer:
+    """Has some workers on a crawl, and kills them one at a time while they work."""
+
+    def __init__(self, shared: SharedWork, workers: int, seed: int) -> None:
+        self.shared, self.chance = shared, random.Random(seed)
+        self.running = [shared.start() for _ in range(workers)]
+
+    async def play(self, kills: int) -> None:
+        frontier = self.shared.frontier()
+        if self.shared.redis:  # a file is opened by its one worker
+            await frontier.open()
+        for _ in range(kills):
+            victim = self.chance.randrange(len(self.running))
+            process, name = self.running[victim]
+            await self._until(frontier, lambda status, name=name: _works(status, name))
+            await asyncio.sleep(self.chance.uniform(0, 0.7))
+            process.kill()
+            process.join()
+            self.running[victim] = self.shared.start()
+        await self._until(frontier, lambda _: not any(p.is_alive() for p, _ in self.running))
+        await frontier.close()
+
+    async def _until(self, frontier: Frontier, done: Callable[[FrontierStatus], bool]) -> None:
+        deadline = time.monotonic() + 100
+        while not done(status := await frontier.status()):
+            for budget in (status.pages, status.images):
+                assert budget.done + budget.in_flight <= budget.limit
+            assert time.monotonic() < deadline, self.shared.log[-3000:]
+            await asyncio.sleep(0.1)
+
+
+def _works(status: FrontierStatus, name: str) -> bool:
+    assert not (status.reasons and status.finished), (
+        "the crawl ended before all kills: make the site larger"
+    )
+    return any(worker.worker == name and worker.leases for worker in status.workers)
+
+
+def crawl_and_kill(shared: SharedWork, kills: int, workers: int, seed: int) -> CrawlReport:
+    """Work with some workers, kill one at a time, collect what they brought."""
+    killer = Killer(shared, workers, seed)
+    try:
+        asyncio.run(killer.play(kills))
+    finally:
+        for process, _ in killer.running:
+            process.kill()
+    for process, _ in killer.running:
+        process.join()
+        assert process.exitcode == 0, shared.log[-3000:]
+    area = web.open_area(shared.settings, shared.crawl)
+    return web.collect(shared.spec, shared.frontier(), area, shared.context("all"))
+
+
+def check(shared: SharedWork, site: SlowSite, report: CrawlReport) -> None:
+    """Every page was had, every picture's bytes once, and each has one verdict."""
+    out = shared.context("all").out
+    audit = list(read_jsonl(out / "audit.jsonl", AuditRecord))
+    assert len({(entry.what, entry.item) for entry in audit}) == len(audit)
+    pages = {entry.item for entry in audit if entry.what == "page" and entry.verdict == "kept"}
+    assert pages == site.pages
+    records = list(read_jsonl(out / "records.jsonl", RawRecord))
+    assert len({record.sha256 for record in records}) == len(records) == 100
+    area = web.open_area(shared.settings, shared.crawl)
+    stored = list(area.names("images"))
+    assert len(stored) == len(set(stored)) == 100
+    assert len(list((out / "images").iterdir())) == 100
+    assert report.counts.kept == 100
+    assert report.counts.dropped == {"exact_duplicate": site.count - 100}
+
+
+def share(folder: Path, site: SlowSite, valkey: ValkeyServer, **budgets: int) -> SharedWork:
+    return SharedWork(folder, spec(site, **budgets), site.hosts, valkey.url, uuid4().hex)
+
+
+def test_a_killed_worker_loses_nothing(
+    tmp_path: Path, site: SlowSite, valkey: ValkeyServer
+) -> None:
+    shared = share(tmp_path, site, valkey)
+    report = crawl_and_kill(shared, kills=2, workers=2, seed=1)
+    check(shared, site, report)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(2))
+def test_twenty_kills_lose_nothing(tmp_path: Path, valkey: ValkeyServer, seed: int) -> None:
+    site = SlowSite(pages=600, hosts=3, seconds=2.0, distinct=100)
+    try:
+        shared = share(tmp_path, site, valkey)
+        report = crawl_and_kill(shared, kills=20, workers=2, seed=seed)
+        check(shared, site, report)
+    finally:
+        site.close()
+
+
+@pytest.mark.chaos
+def test_twenty_kills_overdraw_no_budget(tmp_path: Path, valkey: ValkeyServer) -> None:
+    site = SlowSite(pages=600, hosts=3, seconds=2.0)
+    try:
+        shared = share(tmp_path, site, valkey, max_pages=400, max_images=300)
+        report = crawl_and_kill(shared, kills=20, workers=2, seed=3)
+        assert report.counts.kept == 300
+        assert report.pages_kept <= 400
+    finally:
+        site.close()
+
+
+def test_one_worker_goes_on_where_it_was_killed(tmp_path: Path, site: SlowSite) -> None:
+    shared = SharedWork(tmp_path, spec(site), site.hosts)
+    report = crawl_and_kill(shared, kills=1, workers=1, seed=2)
+    check(shared, site, report)
+    again = sum(count - 1 for url, count in site.hits.items() if "/page/" in url)
+    assert again <= 16 + 64  # what was under way, and what was fetched but not written
