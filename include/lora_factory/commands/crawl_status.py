@@ -94,7 +94,7 @@ def describe(crawl: CrawlStatus) -> Iterator[str]:
     yield f"pages    {_queue(now.pages)}"
     yield f"images   {_queue(now.images)}"
     left = "unknown" if crawl.seconds_left is None else f"{crawl.seconds_left:.0f} s"
-    yield f"rate     {now.rate:.1f} pages/s, time left for what is queued {left}"
+    yield f"rate     {now.rate:.1f} pages/s, time for what is queued {left}"
     yield f"settled  {_reasons(now.reasons)}; {now.dead} given up; last {now.idle:.0f} s ago"
     yield f"workers  {alive} of {crawl.workers} alive"
     if now.workers:

@@ -100,5 +100,5 @@ class CrawlStatus(SharedCrawl):
     """
 
     state: CrawlState
-    seconds_left: float | None = Field(None, ge=0, description="At today's rate; None: unknown")
+    seconds_left: float | None = Field(None, ge=0, description="For what is queued; None: unknown")
     frontier: FrontierStatus

@@ -86,8 +86,12 @@ async def read_status(settings: Settings, crawl: SharedCrawl) -> CrawlStatus:
         found = await frontier.status()
     finally:
         await frontier.close()
+    elapsed = max(0.0, (datetime.now(UTC) - crawl.started).total_seconds())
     return CrawlStatus(
-        **crawl.model_dump(), state=state(found), seconds_left=seconds_left(found), frontier=found
+        **crawl.model_dump(),
+        state=state(found),
+        seconds_left=seconds_left(found, elapsed),
+        frontier=found,
     )
 
 
@@ -118,13 +122,21 @@ def state(found: FrontierStatus) -> CrawlState:
     return "stalled" if in_flight and found.idle > STALLED else "running"
 
 
-def seconds_left(found: FrontierStatus) -> float | None:
-    """Time for the pages that are known of, at today's rate: the links they hold are not."""
+def seconds_left(found: FrontierStatus, elapsed: float) -> float | None:
+    """Time for the pages and images that are known of; what the pages link to is not.
+
+    Args:
+        found: the frontier now.
+        elapsed: seconds since the crawl began, which give its mean rate.
+    """
     if found.finished:
-        return 0.0
-    known = found.pages.queued + found.pages.in_flight
-    left = min(known, found.pages.limit - found.pages.done)
-    return left / found.rate if found.rate > 0 and left >= 0 else None
+        return 0.0 if found.reasons else None
+    left = sum(
+        max(0, min(queue.queued + queue.in_flight, queue.limit - queue.done))
+        for queue in (found.pages, found.images)
+    )
+    settled = sum(found.reasons.values())
+    return left * elapsed / settled if settled else None
 
 
 class Watch:

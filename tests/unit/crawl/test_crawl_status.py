@@ -31,6 +31,7 @@ def frontier(**changes: Any) -> FrontierStatus:
         "images": QueueStatus(queued=1, done=4, limit=50),
         "workers": (ALIVE,),
         "rate": 2.0,
+        "reasons": {"kept": 7, "off_topic": 3},
         **changes,
     }
     return FrontierStatus(**values)
@@ -47,7 +48,7 @@ def status(**changes: Any) -> CrawlStatus:
         max_images=50,
         started=datetime(2026, 11, 24, 12, tzinfo=UTC),
         state=state(found),
-        seconds_left=seconds_left(found),
+        seconds_left=seconds_left(found, 5.0),
         frontier=found,
     )
 
@@ -62,7 +63,7 @@ def status(**changes: Any) -> CrawlStatus:
         ({"workers": (DEAD,)}, "deserted"),
         ({"workers": ()}, "deserted"),
         ({"workers": (DEAD,), "finished": True, "reasons": {"kept": 1}}, "finished"),
-        ({"workers": (), "finished": True}, "starting"),
+        ({"workers": (), "finished": True, "reasons": {}}, "starting"),
     ],
 )
 def test_state(changes: dict[str, Any], wanted: str) -> None:
@@ -72,14 +73,15 @@ def test_state(changes: dict[str, Any], wanted: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "seconds"),
     [
-        ({}, 11.5),  # 20 queued and 3 leased, 2 a second
-        ({"pages": QueueStatus(queued=500, done=90, limit=100)}, 5.0),  # the budget ends it
-        ({"rate": 0.0}, None),
+        ({}, 48.0),  # 20 pages queued, 3 leased, 1 image queued; 10 settled in 20 s
+        ({"pages": QueueStatus(queued=500, done=90, limit=100)}, 22.0),  # the budget ends it
+        ({"reasons": {}}, None),
         ({"finished": True}, 0.0),
+        ({"finished": True, "reasons": {}}, None),  # not begun
     ],
 )
 def test_time_left(changes: dict[str, Any], seconds: float | None) -> None:
-    assert seconds_left(frontier(**changes)) == seconds
+    assert seconds_left(frontier(**changes), 20.0) == seconds
 
 
 def test_a_dead_worker_and_a_stall_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
