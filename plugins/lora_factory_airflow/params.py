@@ -42,6 +42,14 @@ WORDS: dict[str, tuple[str, str, str]] = {
         "Processes that crawl together; more than one needs LORA_FACTORY_CRAWL_REDIS.",
     ),
     "languages": (DATA, "Languages", "ISO 639-1 codes of pages to keep, one a line."),
+    "graphs": (
+        DATA,
+        "Knowledge graphs",
+        "Asked in this order for further words to look for, one a line: wordnet, conceptnet_local "
+        "(what the deployment has of them), wikidata, conceptnet (public). Empty: the first two.",
+    ),
+    "graph_depth": (DATA, "Depth in graphs", "Edges between a topic and a further word, at most."),
+    "graph_fan_out": (DATA, "Fan-out in graphs", "Neighbours of a word that are looked at."),
     "allow_unknown_licence": (
         DATA,
         "Allow unknown licences",

@@ -106,11 +106,12 @@ def make_plan(conf: RunConf, settings: Settings, today: date) -> RunPlan:
         _check_source(conf, settings)
     conf = conf.model_copy(update={"name": conf.name or slug(conf.topics[0])})
     previous = _dataset_of(conf.parent, store) if conf.parent else None
+    earlier = _crawl_of(conf.parent, store) if conf.parent else None
     deployed = _deployed(conf.incumbent, store) if conf.incumbent else None
     attempts = conf.attempts
     if "deploy" not in stages or ("crawl" not in stages and "raw" not in given):
         attempts = 1  # nothing after the first, or nothing to sanitize anew
-    specs = _specs(conf, conf.as_of or today, given, previous)
+    specs = _specs(conf, conf.as_of or today, given, previous, earlier)
     if deployed is not None:
         _compare_with(specs, deployed)
     specs["gate"]["attempts"] = attempts
@@ -210,6 +211,11 @@ def _dataset_of(parent: str, store: ArtifactStore) -> str:
     raise SpecError(msg)
 
 
+def _crawl_of(parent: str, store: ArtifactStore) -> str | None:
+    """The crawl a parent LoRA began with, if the store still has it: what is new since then?"""
+    return dict(_lineage(parent, store.read_manifest(parent), store)).get("raw")
+
+
 def _deployed(incumbent: str, store: ArtifactStore) -> tuple[str, str]:
     """A deployed model's LoRA and its file, from its evaluation."""
     manifest = store.read_manifest(incumbent)
@@ -271,7 +277,11 @@ def _check_source(conf: RunConf, settings: Settings) -> None:
 
 
 def _specs(
-    conf: RunConf, as_of: date, given: Mapping[str, str], previous: str | None
+    conf: RunConf,
+    as_of: date,
+    given: Mapping[str, str],
+    previous: str | None,
+    earlier: str | None,
 ) -> dict[str, dict[str, JsonValue]]:
     common: dict[str, JsonValue] = {"profile": conf.profile}
     if conf.force:
@@ -287,6 +297,13 @@ def _specs(
         *("topics", "source", "seeds", "folder", "bucket", "max_pages", "max_images", "languages"),
         "allow_unknown_licence",
         as_of=as_of.isoformat(),
+        previous=None if conf.source in OWN else earlier,
+        expansion={
+            "graphs": values["graphs"],
+            "depth": conf.graph_depth,
+            "fan_out": conf.graph_fan_out,
+            "languages": values["languages"][:8] or ["en"],
+        },
     )
     specs = {
         "crawl_plan": {**crawl, "workers": conf.crawl_workers},

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from lora_factory.contracts.base import Contract
+from lora_factory.contracts.expansion import OFFLINE, Graph
 from lora_factory.contracts.records import Domain
 from lora_factory.contracts.specs import MAX_CRAWL_WORKERS, SEEDED, Name, Source, Topic
 
@@ -32,6 +33,9 @@ class RunConf(Contract):
     max_images: int = Field(2000, ge=1, le=1_000_000)
     crawl_workers: int = Field(1, ge=1, le=MAX_CRAWL_WORKERS)
     languages: tuple[str, ...] = ("en",)
+    graphs: tuple[Graph, ...] = Field(OFFLINE, max_length=4)
+    graph_depth: int = Field(1, ge=1, le=3)
+    graph_fan_out: int = Field(16, ge=1, le=100)
     allow_unknown_licence: bool = False
     profile: str = Field("embedded", pattern=r"^[a-z0-9][a-z0-9_-]*$")
     domain: Domain = "art"

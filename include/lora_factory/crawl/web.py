@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 from uuid import uuid4
@@ -46,6 +47,7 @@ from lora_factory.store.workarea import WorkArea
 log = logging.getLogger(__name__)
 
 POLL = 0.2  # seconds between looks at the stop flag
+SEARCHES = 12  # of one crawl, but every topic; Openverse lets strangers ask a few times an hour
 STOP_GRACE = 2.0  # seconds for downloads under way; SIGKILL comes after 4
 
 
@@ -88,7 +90,7 @@ def work(
         ServiceUnavailable: the frontier or the store is away for too long.
         Interrupted: asked to stop; what was fetched is kept.
     """
-    source, rules = check_source(spec, ctx.settings)
+    source, rules = check_source(spec, ctx.settings, expansion)
     limit_threads(ctx.settings)
     classifier = topic_classifier(load_profile(spec.profile, ctx.settings))
     ctx.check_stop()
@@ -171,15 +173,23 @@ async def _add_leftovers(frontier: Frontier, ledger: Ledger) -> None:
         await frontier.close()
 
 
-def check_source(spec: CrawlRequest, settings: Settings) -> tuple[Source, HostRules]:
+def check_source(
+    spec: CrawlRequest, settings: Settings, expansion: Expansion | None = None
+) -> tuple[Source, HostRules]:
     """The source a spec names, and where the crawler may go.
+
+    Args:
+        spec: what to crawl.
+        settings: the deployment.
+        expansion: what sources that search look for; None: the topics alone.
 
     Raises:
         SpecError: there is no seed, or the source makes no requests.
         DataError: the deployment allows none of the hosts it begins with.
     """
     rules = HostRules(settings.crawl_hosts, public=settings.crawl_public)
-    source = open_source(spec, settings)
+    searches = spec.topics if expansion is None else expansion.queries(SEARCHES)
+    source = open_source(spec, settings, searches)
     begin = (*source.pages(), *source.listings())
     if not begin:
         msg = f"source={spec.source} needs at least one URL in seeds"
@@ -190,8 +200,8 @@ def check_source(spec: CrawlRequest, settings: Settings) -> tuple[Source, HostRu
     return source, rules
 
 
-def open_source(spec: CrawlRequest, settings: Settings) -> Source:
-    """The source a spec names.
+def open_source(spec: CrawlRequest, settings: Settings, searches: Sequence[str]) -> Source:
+    """The source a spec names; ``searches`` is what it looks for, if it searches.
 
     Raises:
         SpecError: it makes no requests.
@@ -200,9 +210,9 @@ def open_source(spec: CrawlRequest, settings: Settings) -> Source:
         return SitemapSource(spec.seeds)
     if spec.source == "openverse":
         token = settings.openverse_token.get_secret_value()
-        return OpenverseSource(spec.topics, spec.licences, settings.openverse_url, token)
+        return OpenverseSource(searches, spec.licences, settings.openverse_url, token)
     if spec.source == "wikimedia":
-        return WikimediaSource(spec.topics, settings.wikimedia_url)
+        return WikimediaSource(searches, settings.wikimedia_url)
     if spec.source in OWN:
         msg = f"source={spec.source} makes no requests"
         raise SpecError(msg)

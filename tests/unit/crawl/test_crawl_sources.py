@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+from datetime import date
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,12 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_factory.contracts.expansion import Expansion, Term, alone
+from lora_factory.contracts.settings import Settings
+from lora_factory.contracts.specs import CrawlSpec
 from lora_factory.crawl.licences import UNKNOWN
 from lora_factory.crawl.sources.base import Source, Unreadable
 from lora_factory.crawl.sources.openverse import OpenverseSource
 from lora_factory.crawl.sources.pages import PageSource
 from lora_factory.crawl.sources.sitemap import SitemapSource
 from lora_factory.crawl.sources.wikimedia import WikimediaSource
+from lora_factory.crawl.web import SEARCHES, check_source
 
 OPENVERSE = OpenverseSource(["ink cats"], ["CC0-1.0", "CC-BY-SA-4.0", "MIT"], "https://o.test/v1/")
 WIKIMEDIA = WikimediaSource(["ink cats"], "https://w.test/w/api.php")
@@ -205,3 +210,20 @@ def test_pages_begin_with_the_seeds() -> None:
 def test_any_answer_is_read_or_refused(source: Source, body: bytes) -> None:
     with contextlib.suppress(Unreadable):
         source.read(body, "https://o.test/?q=x&page=1")
+
+
+def test_sources_that_search_look_for_expanded_terms_too() -> None:
+    topics = tuple(f"topic {n}" for n in range(3))
+    further = [
+        Term(text=f"t{n}", topic=topics[0], weight=0.5, query=f"woodcut t{n}", graph="wordnet")
+        for n in range(40)
+    ]
+    expansion = Expansion(terms=(*alone(topics).terms, *further))
+    for source in ("openverse", "wikimedia"):
+        spec = CrawlSpec(topics=topics, source=source, as_of=date(2026, 11, 24))
+        plain, _ = check_source(spec, Settings())
+        assert len(plain.listings()) == 3
+        wide, _ = check_source(spec, Settings(), expansion)
+        assert len(wide.listings()) == SEARCHES
+        assert wide.listings()[:3] == plain.listings()
+        assert "woodcut" in wide.listings()[3]
