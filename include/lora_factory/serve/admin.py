@@ -1,4 +1,4 @@
-"""Routes for the administrator: publish, promote, roll back, retire."""
+"""Routes for administrators: publish, promote, roll back, retire, download."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
+from fastapi.responses import FileResponse
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
@@ -80,6 +81,26 @@ async def _take_in(new: NewModel, received: AdapterFile, wired: Services) -> Mod
     finally:
         wired.folder.drop(received)
     return await asyncio.to_thread(wired.catalog.publish, new)
+
+
+@router.get("/{name}/file", response_class=FileResponse)
+def download(
+    name: AdapterName, wired: Wired, version: Annotated[Version | None, Query()] = None
+) -> FileResponse:
+    """The ``.safetensors`` of the live version, or of the one named."""
+    if version is None:
+        live = wired.catalog.live(name, TARGET)
+        version = live.version if live else None
+    model = wired.catalog.model(name, version) if version else None
+    file = wired.folder.find(model.sha256).path if model else None
+    if model is None or file is None or not file.is_file():
+        raise HTTPException(404, f"no such version of {name} on this server")
+    return FileResponse(
+        file,
+        media_type="application/octet-stream",
+        filename=f"{name}-{model.version}.safetensors",
+        headers={"x-sha256": model.sha256},
+    )
 
 
 @router.post("/{name}/promote")

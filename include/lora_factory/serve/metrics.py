@@ -8,6 +8,8 @@ from lora_factory.serve.engine import Drawn, Engine
 
 BUCKETS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
 BASE = "base"  # adapter label of a picture that no adapter drew
+OTHER = "other"  # of those beyond the first so many: a label's values must not grow for ever
+NAMED = 50
 
 
 class Metrics:
@@ -15,6 +17,7 @@ class Metrics:
 
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
+        self._named: set[str] = set()
         self.requests = Counter(
             "lora_http_requests",
             "HTTP requests",
@@ -66,8 +69,16 @@ class Metrics:
         """Count a picture; a refused prompt was not drawn."""
         self.waiting.observe(drawn.waited)
         if drawn.refused != "prompt":
-            self.generations.labels(adapter or BASE).inc()
+            self.generations.labels(self._label(adapter)).inc()
             self.drawing.observe(drawn.seconds)
+
+    def _label(self, adapter: str | None) -> str:
+        if adapter is None or adapter in self._named:
+            return adapter or BASE
+        if len(self._named) < NAMED:
+            self._named.add(adapter)
+            return adapter
+        return OTHER
 
     def text(self) -> bytes:
         """Prometheus' exposition format."""

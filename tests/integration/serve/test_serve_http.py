@@ -290,6 +290,22 @@ def test_administration_needs_the_key(server: Server, method: str, path: str) ->
         assert reason(answer)
 
 
+def test_the_file_of_a_version_can_be_had_back(server: Server, live: str, make_lora: Make) -> None:
+    answer = server.client.get("/v1/adapters/icons/file", headers=ADMIN)
+    assert answer.content == make_lora(1, 0.05).read_bytes()
+    assert hashlib.sha256(answer.content).hexdigest() == answer.headers["x-sha256"]
+    assert f"icons-{live}.safetensors" in answer.headers["content-disposition"]
+    for path in ("nobody/file", f"icons/file?version={'0' * 12}"):
+        assert server.client.get(f"/v1/adapters/{path}", headers=ADMIN).status_code == 404
+    assert server.client.get(
+        "/v1/adapters/..%2f..%2frating.key/file", headers=ADMIN
+    ).status_code in {
+        404,
+        422,
+    }
+    assert server.client.get("/v1/adapters/icons/file").status_code == 401
+
+
 def test_a_candidate_is_for_the_administrator_until_promoted(
     server: Server, live: str, make_lora: Make
 ) -> None:
