@@ -167,6 +167,7 @@ class Pump:
         self._closed = True
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             if self.error is None:
                 await self._commit()

@@ -17,8 +17,10 @@ from lora_factory.contracts.crawl import FrontierStatus
 from lora_factory.contracts.records import AuditRecord, RawRecord, read_jsonl
 from lora_factory.contracts.specs import CrawlSpec
 from lora_factory.crawl import web
-from lora_factory.crawl.frontier import Frontier
+from lora_factory.crawl.frontier import Frontier, Limits
+from lora_factory.crawl.frontier_redis import RedisFrontier
 from lora_factory.crawl.report import CrawlReport
+from lora_factory.errors import ServiceUnavailable
 from valkey_server import ValkeyServer
 
 pytestmark = pytest.mark.integration
@@ -150,3 +152,57 @@ def test_one_worker_goes_on_where_it_was_killed(tmp_path: Path, site: SlowSite) 
     check(shared, site, report)
     again = sum(count - 1 for url, count in site.hits.items() if "/page/" in url)
     assert again <= 16 + 64  # what was under way, and what was fetched but not written
+
+
+def away(folder: Path, seconds: float) -> None:
+    """Two workers whose Redis is killed, and comes back after a while."""
+    site = SlowSite(pages=200, hosts=3, seconds=0.5, distinct=100)
+    server = ValkeyServer(folder / "own").start()
+    shared = share(folder, site, server)
+    running = [shared.start() for _ in range(2)]
+    try:
+        deadline = time.monotonic() + 100
+        while sum(site.hits.values()) < 40:
+            assert time.monotonic() < deadline, shared.log[-3000:]
+            time.sleep(0.05)
+        server.kill()
+        time.sleep(seconds)
+        before = sum(site.hits.values())
+        server.start()
+        for process, _ in running:
+            process.join(100)
+            assert process.exitcode == 0, shared.log[-3000:]
+        assert before < sum(site.hits.values())
+        for _, name in running:  # once a worker, not once a try
+            lines = [line for line in shared.log.splitlines() if f" {name} " in line]
+            assert len([line for line in lines if "Redis is away" in line]) == 1
+            assert len([line for line in lines if "Redis is back" in line]) == 1
+        area = web.open_area(shared.settings, shared.crawl)
+        check(shared, site, web.collect(spec(site), shared.frontier(), area, shared.context("all")))
+    finally:
+        for process, _ in running:
+            process.kill()
+        server.stop()
+        site.close()
+
+
+def test_workers_wait_for_redis_and_go_on(tmp_path: Path) -> None:
+    away(tmp_path, 3)
+
+
+@pytest.mark.chaos
+def test_workers_wait_half_a_minute_for_redis(tmp_path: Path) -> None:
+    away(tmp_path, 30)
+
+
+def test_a_redis_that_stays_away_ends_the_call(tmp_path: Path) -> None:
+    frontier = RedisFrontier(f"unix://{tmp_path}/none", "c", Limits(1, 1), patience=0.5)
+
+    async def run() -> None:
+        started = time.monotonic()
+        with pytest.raises(ServiceUnavailable, match="away for 0 s"):
+            await frontier.open()
+        assert time.monotonic() - started < 5
+        await frontier.close()
+
+    asyncio.run(run())
