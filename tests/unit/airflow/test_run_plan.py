@@ -149,6 +149,7 @@ def test_bad_values_are_one_line(changes, words):
         ({"base": "nope"}, "has no base 'nope'; choose one of: "),
         ({"folder": "etc"}, "folder 'etc' is not offered here; offered: pictures"),
         ({"folder": "../x"}, "is not offered here"),
+        ({"source": "bucket", "bucket": "s3://x"}, "bucket 's3://x' is not offered here; offered:"),
         ({"source": "web", "seeds": ["ftp://example.org/"]}, "is no http(s) URL"),
         ({"source": "web", "seeds": ["http://[/"]}, "is no http(s) URL"),
         ({"source": "web", "seeds": ["http://evil.org/"]}, "evil.org may not be crawled here"),
@@ -252,6 +253,11 @@ def test_an_evaluation_is_not_judged_by_another_mark(settings, made):
 def test_parent_brings_its_dataset(settings, made):
     plan = make_plan(conf(parent=made["lora"]), settings, TODAY)
     assert plan.specs["train"]["parent"] == made["lora"]
+    assert plan.specs["crawl"]["previous"] is None  # one's own folder is read again
+    web = {"source": "web", "seeds": ["http://example.org/"], "folder": "", "parent": made["lora"]}
+    again = make_plan(conf(**web), settings, TODAY)  # the web is asked only for what is new
+    assert again.specs["crawl"]["previous"] == made["raw"]
+    assert again.specs["crawl_plan"]["previous"] == made["raw"]
     assert plan.specs["sanitize"]["previous"] == made["dataset"]
     with pytest.raises(SpecError, match="is a raw, not a lora"):
         make_plan(conf(parent=made["raw"]), settings, TODAY)
