@@ -22,7 +22,7 @@ RUN pip install $TORCH_ARGS "$TORCH" \
 # A named volume takes over the owner of the folder it is first mounted on
 RUN useradd --uid 50000 --create-home airflow \
     && mkdir -p /opt/airflow/logs /srv/lora-factory/store /srv/lora-factory/scratch \
-        /srv/lora-factory/serving \
+        /srv/lora-factory/serving /srv/lora-factory/models \
     && chown -R airflow /opt/airflow /srv/lora-factory
 
 ENV AIRFLOW_HOME=/opt/airflow \

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ class Faults:
 
     cut: dict[str, int] = field(default_factory=dict)
     """The CDN breaks off after so many bytes of an answer, and is down from then on."""
+    stall: dict[str, int] = field(default_factory=dict)
+    """The CDN sends so many bytes of an answer, then waits for the fault to be cleared."""
     corrupt: set[str] = field(default_factory=set)
     """The CDN sends other bytes of the same length."""
     down: bool = False
@@ -86,6 +89,7 @@ class Hub:
 
     def __init__(self, repos: dict[str, Repo]) -> None:
         self.repos, self.faults, self.seen = repos, Faults(), list[Seen]()
+        self.ending = False
         self._servers = [
             ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, self))
             for handler in (_HubHandler, _CdnHandler)
@@ -101,6 +105,7 @@ class Hub:
         try:
             yield self
         finally:
+            self.ending = True
             for server, thread in zip(self._servers, threads, strict=True):
                 server.shutdown()
                 server.server_close()
@@ -142,7 +147,12 @@ class _Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def answer(
-        self, status: int, body: bytes = b"", headers: dict[str, str] | None = None, upto: int = -1
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        upto: int = -1,
+        stall: int = 0,
     ) -> None:
         """Send an answer; ``upto`` bytes of it, then break off, unless negative."""
         self.send_response(status)
@@ -160,7 +170,16 @@ class _Handler(BaseHTTPRequestHandler):
         )
         self.hub.seen.append(seen)
         self.end_headers()
-        self.wfile.write(sent)
+        if 0 < stall < len(sent):
+            self.wfile.write(sent[:stall])
+            while self.hub.faults.stall and not self.hub.ending:
+                time.sleep(0.02)
+            sent = sent[stall:]
+        try:
+            self.wfile.write(sent)
+        except OSError:  # whoever asked was killed
+            self.close_connection = True
+            return
         self.close_connection = upto >= 0
 
 
@@ -229,7 +248,7 @@ class _CdnHandler(_Handler):
         headers = {"ETag": '"of-the-cdn"', "Accept-Ranges": "bytes"}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self.answer(206 if start else 200, data[start:], headers, upto)
+        self.answer(206 if start else 200, data[start:], headers, upto, faults.stall.get(file, 0))
 
 
 def _info(name: str, repo: Repo) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from lora_factory.contracts.settings import Settings
 from lora_factory.models.profiles import Profile, load_profile, lock_file
-from lora_factory.models.pull import megabytes, pull
+from lora_factory.models.pull import pull, readable_size
 from lora_factory.models.status import ModelStatus, ProfileStatus, inspect
 
 HELP = "models of a profile: check them, pull them"
@@ -104,7 +104,7 @@ def table(status: ProfileStatus) -> str:
             model.kind,
             model.model,
             _revision(model),
-            "" if model.size is None else megabytes(model.size),
+            "" if model.size is None else readable_size(model.size),
             model.licence or ("" if model.state == "no files" else "?"),
             model.files,
             place,

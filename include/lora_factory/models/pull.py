@@ -127,13 +127,15 @@ def pull(
             locked.model,
             locked.commit[:12],
             len(locked.files),
-            megabytes(locked.size),
+            readable_size(locked.size),
         )
     return failed
 
 
-def megabytes(size: int) -> str:
+def readable_size(size: int) -> str:
     """Bytes for people."""
+    if size < 1e6:
+        return f"{size / 1e3:.0f} kB"
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
@@ -216,8 +218,8 @@ def _check_disk(needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed and needed + SPARE > free:
         msg = (
-            f"model cache {cache_folder()}: {megabytes(needed)} to download, "
-            f"{megabytes(free)} free; free some space or set HF_HOME to another disk"
+            f"model cache {cache_folder()}: {readable_size(needed)} to download, "
+            f"{readable_size(free)} free; free some space or set HF_HOME to another disk"
         )
         raise ConfigurationError(msg)
 
@@ -294,7 +296,9 @@ def _download(model: str, commit: str, file: HubFile, part: Path, meter: Meter) 
     with part.open("ab") as stream:
         have = stream.tell()
         if have:
-            log.info("%s: goes on at %s of %s", file.path, megabytes(have), megabytes(file.size))
+            log.info(
+                "%s: goes on at %s of %s", file.path, readable_size(have), readable_size(file.size)
+            )
         # A compressed answer has no ranges, and its size is another one.
         headers = build_hf_headers(headers={"Accept-Encoding": "identity"})
         http_get(

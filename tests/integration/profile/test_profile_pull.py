@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -335,7 +336,17 @@ def test_the_files_git_id_is_gits(tmp_path: Path) -> None:
 
 def check(site: Site, *arguments: str) -> tuple[int, dict[str, Any]]:
     """The command in a process of its own, where the hub library reads the environment."""
-    environ = {
+    command = [sys.executable, "-m", "lora_factory", "profile", *arguments, "--json"]
+    done = subprocess.run(
+        command, env=environment(site), capture_output=True, text=True, check=False
+    )
+    assert "verysecret" not in done.stdout + done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def environment(site: Site) -> dict[str, str]:
+    """Of such a process."""
+    return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path.endswith("include")),
         "LORA_FACTORY_PROFILES": str(site.settings.profiles),
@@ -343,10 +354,6 @@ def check(site: Site, *arguments: str) -> tuple[int, dict[str, Any]]:
         "HF_HUB_CACHE": str(site.cache),
         "HF_TOKEN": "hf_verysecret",
     }
-    command = [sys.executable, "-m", "lora_factory", "profile", *arguments, "--json"]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert "verysecret" not in done.stdout + done.stderr
-    return done.returncode, json.loads(done.stdout)
 
 
 def test_the_command_pulls_and_checks(site: Site) -> None:
@@ -356,6 +363,31 @@ def test_the_command_pulls_and_checks(site: Site) -> None:
     scorer = found["models"][0]
     assert (scorer["commit"], scorer["files"], scorer["state"]) == (CLIP, "safetensors", "complete")
     assert scorer["size"] == sum(f.size for f in site.lock().roles[SCORER].files.values())
+
+
+@pytest.mark.chaos
+def test_a_killed_pull_is_gone_on_from(site: Site) -> None:
+    """The library keeps whole chunks of 10 MiB: two of them."""
+    big = weights(1, 35_000_000)
+    site.hub.repos["org/clip"].files[BIG] = big
+    site.hub.faults.stall[BIG] = 25_000_000
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_factory", "profile", "pull", "mine"], env=environment(site)
+    )
+    deadline = time.monotonic() + 60
+    while sum(part.stat().st_size for part in parts(site)) < 20_971_520:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    site.hub.faults.stall.clear()
+    site.hub.seen.clear()
+    status, found = check(site, "pull", "mine")
+    assert (status, found["usable"]) == (0, True)
+    ranges = [s.range for s in site.hub.downloads() if s.range is not None]
+    assert ranges == ["bytes=20971520-"] * 2  # of the hub, and of the CDN it names
+    assert check(site, "check", "mine")[1]["models"][0]["state"] == "verified"
 
 
 def command(site: Site, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

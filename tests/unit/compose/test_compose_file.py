@@ -86,7 +86,7 @@ def test_ports_are_bound_by_the_operators_choice(name):
 def test_the_serving_app_knows_nothing_of_airflow():
     assert set(SERVICES["serve"]["environment"]) == {
         *("LORA_FACTORY_CATALOG", "LORA_FACTORY_SERVE_TOKEN", "LORA_FACTORY_SERVE_PUBLIC"),
-        "LORA_FACTORY_SIGNING_KEY",
+        *("LORA_FACTORY_SIGNING_KEY", "LORA_FACTORY_PROFILES", "HF_HOME"),
         *("LORA_FACTORY_WATERMARK_KEY", "LORA_FACTORY_PROTECTED", "LORA_FACTORY_PROTECTED_POLICY"),
     }
 

@@ -22,11 +22,13 @@ def test_settings_come_from_the_environment_and_hide_secrets() -> None:
         "LORA_FACTORY_STORE": "file:///x",
         "LORA_FACTORY_CRAWL_HOSTS": "a.example, b.example:8080,",
         "LORA_FACTORY_FOLDERS": "mine=/data/mine,other=/data/o=1",
+        "LORA_FACTORY_BUCKETS": "team=s3://pictures/a=b,local=file:///data",
         "LORA_FACTORY_SERVE_TOKEN": "s3cret",
         "OTHER": "ignored",
     })
     assert settings.crawl_hosts == ("a.example", "b.example:8080")
     assert settings.folders == {"mine": Path("/data/mine"), "other": Path("/data/o=1")}
+    assert settings.buckets == {"team": "s3://pictures/a=b", "local": "file:///data"}
     assert "s3cret" not in repr(settings) + settings.model_dump_json()
 
 
@@ -34,6 +36,10 @@ def test_a_bad_variable_is_named_without_its_value() -> None:
     with pytest.raises(ConfigurationError, match="LORA_FACTORY_MIN_IMAGES") as caught:
         Settings.from_environment({"LORA_FACTORY_MIN_IMAGES": "hunter2"})
     assert "hunter2" not in str(caught.value)
+    for url in ("s3://key:hunter2@pictures", "https://pictures.example", "pictures"):
+        with pytest.raises(ConfigurationError, match="LORA_FACTORY_BUCKETS") as caught:
+            Settings.from_environment({"LORA_FACTORY_BUCKETS": f"mine={url}"})
+        assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +52,7 @@ def test_a_bad_variable_is_named_without_its_value() -> None:
         ({"topics": ["<script>"], "seeds": ["http://a"]}, "topics"),
         ({"topics": ["a"]}, "seeds"),
         ({"topics": ["a"], "source": "folder"}, "folder"),
+        ({"topics": ["a"], "source": "bucket"}, "bucket"),
         ({"topics": ["a"], "seeds": ["http://a"], "epoch": 3}, "epoch"),
         ({"topics": ["a"], "seeds": ["http://a"], "epochs": 0}, "epochs"),
         ({"topics": ["a"], "seeds": ["http://a"], "threshold": float("nan")}, "threshold"),
