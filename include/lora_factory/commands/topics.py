@@ -93,7 +93,7 @@ def summary(found: Expansion) -> str:
     lines = []
     for term in found.terms:
         route = " → ".join((term.start, *(f"[{hop.relation}] {hop.term}" for hop in term.path)))
-        near = f"{term.similarity:5.2f}  {route}" if term.graph else "       topic"
+        near = f"{term.similarity:5.2f}  {route}" if term.graph else f"       topic  {term.text}"
         lines.append(f"{term.weight:5.2f} {near}")
     lines += ["", *(describe(answer) for answer in found.graphs)]
     if found.dropped:

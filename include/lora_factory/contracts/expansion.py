@@ -29,7 +29,7 @@ class ExpansionSpec(Contract):
 
     graphs: tuple[Graph, ...] = Field(OFFLINE, max_length=4, description="In this order")
     depth: int = Field(1, ge=1, le=3, description="Edges between a topic and a term, at most")
-    fan_out: int = Field(16, ge=1, le=100, description="Neighbours of a term that are looked at")
+    fan_out: int = Field(16, ge=1, le=50, description="Neighbours of a term that are looked at")
     max_terms: int = Field(40, ge=0, le=500, description="Terms beside the topics, at most")
     min_similarity: float = Field(
         0.4,

@@ -35,7 +35,7 @@ class RunConf(Contract):
     languages: tuple[str, ...] = ("en",)
     graphs: tuple[Graph, ...] = Field(OFFLINE, max_length=4)
     graph_depth: int = Field(1, ge=1, le=3)
-    graph_fan_out: int = Field(16, ge=1, le=100)
+    graph_fan_out: int = Field(16, ge=1, le=50)
     allow_unknown_licence: bool = False
     profile: str = Field("embedded", pattern=r"^[a-z0-9][a-z0-9_-]*$")
     domain: Domain = "art"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lora_factory.contracts.base import StageReport
+from lora_factory.contracts.expansion import GraphAnswer
 from lora_factory.contracts.specs import Source
 
 
@@ -23,3 +24,7 @@ class CrawlReport(StageReport):
     topics: dict[str, float] = Field(
         default_factory=dict, description="Topic → mean score over the pages kept"
     )
+    terms: dict[str, float] = Field(
+        default_factory=dict, description="Topics and further terms looked for → weight"
+    )
+    graphs: tuple[GraphAnswer, ...] = Field((), description="Which knowledge graph answered")

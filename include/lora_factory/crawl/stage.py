@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lora_factory.contracts.expansion import Expansion
 from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import OWN, CrawlRequest, CrawlSpec
@@ -48,11 +49,16 @@ def run(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:
     if artifact is not None and plan is not None and plan.workers > 1:
         from lora_factory.crawl.merge import merge
 
-        return merge(spec, artifact.manifest.key, ctx)
+        return told(merge(spec, artifact.manifest.key, ctx), plan.expansion)
     from lora_factory.crawl.web import crawl_web
 
     expansion = expand_topics(spec, ctx) if plan is None else plan.expansion
-    return crawl_web(spec, ctx, expansion)
+    return told(crawl_web(spec, ctx, expansion), expansion)
+
+
+def told(report: CrawlReport, expansion: Expansion) -> CrawlReport:
+    """The report, with what was looked for and which knowledge graph answered."""
+    return report.model_copy(update={"terms": expansion.weights(), "graphs": expansion.graphs})
 
 
 def finish(spec: CrawlSpec, inputs: Mapping[str, LocalArtifact], settings: Settings) -> None:

@@ -71,8 +71,14 @@ def test_all_graphs_down_and_the_run_goes_on(unhelped: tuple[Crawl, GraphServer]
     found, server = unhelped
     assert found.records
     assert server.hits
-    for told in ("wordnet skipped", "conceptnet_local skipped", "wikidata error", "conceptnet er"):
-        assert told in found.log
+    statuses = {one["graph"]: one["status"] for one in found.manifest["stats"]["graphs"]}
+    assert statuses == {
+        "wordnet": "skipped",
+        "conceptnet_local": "skipped",
+        "wikidata": "error",
+        "conceptnet": "error",
+    }
+    assert set(found.manifest["stats"]["terms"]) == set(found.spec["topics"])
 
 
 def test_a_page_that_only_an_expanded_term_finds(
@@ -84,5 +90,6 @@ def test_a_page_that_only_an_expanded_term_finds(
     assert without.reasons()["page", page] == ["irrelevant_link"]
     found = crawl({"LORA_FACTORY_WORDNET": str(write_wordnet(tmp_path / "wordnet"))})
     assert found.reasons()["page", page] == [""]
+    assert found.manifest["stats"]["terms"]["penguin"] > 0.6
     # Expansion adds, and takes nothing away.
     assert {record.url for record in without.records} < {record.url for record in found.records}

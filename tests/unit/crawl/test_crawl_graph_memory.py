@@ -41,6 +41,9 @@ class Counting:
         self.asked += 1
         return [Related("owl", "IsA", 0.5, f"of {term}")]
 
+    def close(self) -> None:
+        """Nothing to close."""
+
 
 def test_answers_are_kept_between_processes_and_age(tmp_path: Path) -> None:
     clock, graph = Clock(), Counting()

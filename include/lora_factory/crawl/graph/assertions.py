@@ -281,6 +281,9 @@ class LocalConceptNet:
             found += neighbours(self._edges(form), form, self._language, source)
         return best_first(found, limit)
 
+    def close(self) -> None:
+        """Nothing is held open between lookups."""
+
     def _edges(self, term: str) -> Iterator[Edge]:
         rows = self._rows(
             "WITH here AS (SELECT id FROM node WHERE text = ?1 AND language = ?2), edges AS ("

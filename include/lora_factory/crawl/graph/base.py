@@ -72,6 +72,9 @@ class KnowledgeGraph(Protocol):
             GraphError: it can't be asked or doesn't answer as it should; nothing else.
         """
 
+    def close(self) -> None:
+        """Let go of connections and files; a lookup under way fails."""
+
 
 def clean_term(text: str) -> str:
     """A node's label as words: underscores are spaces, one space between words, NFC.

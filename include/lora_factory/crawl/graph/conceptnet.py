@@ -188,3 +188,7 @@ class ConceptNet:
             if data is not None:
                 found += neighbours(parse_edges(data, url), form, self._language, url)
         return best_first(found, limit)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()

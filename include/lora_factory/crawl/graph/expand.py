@@ -33,7 +33,7 @@ from lora_factory.models.roles import TextEmbedder
 log = logging.getLogger(__name__)
 
 POLL = 0.1  # seconds between looks at the stop flag
-MOST_LOOKUPS = 500  # of one graph, whatever depth and fan-out would make of it
+MOST_LOOKUPS = 200  # of one graph, whatever depth and fan-out would make of it
 
 
 def expand(
@@ -65,15 +65,20 @@ def expand(
     graphs = tuple(dict.fromkeys(spec.graphs))
     for at, graph in enumerate(graphs):
         asking = _Asking(graph, spec, settings, left / (len(graphs) - at), check_stop)
-        terms = asking.run(own, sieve)
+        try:
+            terms = asking.run(own, sieve)
+        finally:
+            asking.close()
         left = max(0.0, left - asking.seconds)
         found += terms
-        answers.append(asking.answer(len(terms)))
-        log.info("topic expansion: %s", describe(answers[-1]))
+        answers.append(asking.answer())
     kept, over = _best(found, spec.max_terms)
+    answers = _count_kept(answers, kept)
+    for answer in answers:
+        log.info("topic expansion: %s", describe(answer))
     return Expansion(
         terms=(*own.terms, *kept),
-        graphs=tuple(_recount(answers, kept)),
+        graphs=tuple(answers),
         dropped=(*sieve.dropped, *over),
         seconds=round(time.monotonic() - begun, 3),
     )
@@ -164,7 +169,7 @@ class _Asking:
                 break
         return found
 
-    def answer(self, kept: int) -> GraphAnswer:
+    def answer(self) -> GraphAnswer:
         """What became of it."""
         return GraphAnswer(
             graph=self.graph,
@@ -172,9 +177,13 @@ class _Asking:
             seconds=round(self.seconds, 3),
             asked=self.asked,
             named=self.named,
-            kept=kept,
             detail=self.detail[:300],
         )
+
+    def close(self) -> None:
+        """Let go of the graph, also where it is still being asked."""
+        if self.provider is not None:
+            self.provider.close()
 
     def _level(self, level: Sequence[Start]) -> list[Candidate]:
         """Neighbours of these, as many as could be asked for in time."""
@@ -244,6 +253,8 @@ class _Lookups:
                 kind = "skipped"
             self.status, self.detail = kind, str(err)
         except Exception as err:
+            if self.closed.is_set():
+                return  # nobody waits for it any more, and it was closed
             # The one boundary: a graph we fail on is reported and must not end the run.
             log.exception("graph %s", self._asking.graph)
             self.status, self.detail = "error", f"{type(err).__name__}: {err}"
@@ -276,7 +287,7 @@ def _best(found: Sequence[Term], limit: int) -> tuple[list[Term], list[DroppedTe
     return kept, over
 
 
-def _recount(answers: Sequence[GraphAnswer], kept: Sequence[Term]) -> list[GraphAnswer]:
+def _count_kept(answers: Sequence[GraphAnswer], kept: Sequence[Term]) -> list[GraphAnswer]:
     return [
         answer.model_copy(update={"kept": sum(term.graph == answer.graph for term in kept)})
         for answer in answers

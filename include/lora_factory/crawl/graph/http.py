@@ -160,6 +160,10 @@ class JsonClient:
         self._breaker.succeeded()
         return found
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._pool.close()
+
     def _ask(self, url: str) -> Answer:
         """The first answer that isn't an error of the service's, or the last try's."""
         for attempt in range(1, TRIES + 1):

@@ -166,6 +166,10 @@ class Remembered:
         self._memory.keep(self.name, key, json.dumps([asdict(one) for one in found]))
         return found
 
+    def close(self) -> None:
+        """Close the graph."""
+        self._graph.close()
+
 
 def _read(body: str) -> list[Related] | None:
     """Answers as they were kept; None where somebody else wrote them."""

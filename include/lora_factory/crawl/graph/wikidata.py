@@ -91,6 +91,10 @@ class Wikidata:
         ]
         return best_first(found, limit)
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
     def _ask(self, query: dict[str, str]) -> dict[str, Any]:
         """An answer that is an object without an error.
 

@@ -164,6 +164,11 @@ class WordNet:
             found += self._around(synset, sure, limit)
         return best_first([one for one in found if one.term.casefold() != term.casefold()], limit)
 
+    def close(self) -> None:
+        """Close the files."""
+        self._index.close()
+        self._data.close()
+
     def _around(self, synset: Synset, sure: float, limit: int) -> Iterator[Related]:
         yield from self._named(synset, "synonym", SAME * sure)
         for offset in synset.to("@", "@i"):
