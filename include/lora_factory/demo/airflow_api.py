@@ -110,11 +110,14 @@ class AirflowApi:
         found: list[dict[str, Any]] = self.call("GET", path)["task_instances"]
         return found
 
-    def log_lines(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> list[str]:
+    def log_lines(
+        self, dag_id: str, run_id: str, task_id: str, attempt: int, map_index: int = -1
+    ) -> list[str]:
         """Messages of a task's log so far; empty before there is one."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
+        query = f"full_content=true&map_index={map_index}"
         try:
-            content = self.call("GET", f"{path}?full_content=true").get("content", [])
+            content = self.call("GET", f"{path}?{query}").get("content", [])
         except SpecError:
             return []
         if isinstance(content, str):

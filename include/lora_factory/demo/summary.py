@@ -38,7 +38,8 @@ def collect(
         stages[task["task_id"]] = result["seconds"]
         artifacts[stage] = result["manifest_uri"]
     wall = _seconds(run)
-    children = sum(stages.values())
+    planned = api.xcom(dag_id, run_id, "crawl_plan", "plan")
+    children = sum(stages.values()) + (planned["seconds"] if planned else 0.0)
     summary: dict[str, Any] = {
         "state": run["state"],
         "run_id": run_id,

@@ -52,8 +52,10 @@ class Watcher:
 
     def _look(self, task: dict[str, Any]) -> None:
         name, state = task["task_id"], task["state"]
+        if task["map_index"] >= 0:
+            name = f"{name} {task['map_index'] + 1}"
         if state == "running":
-            self._progress(name, task["try_number"])
+            self._progress(name, task)
         if state in QUIET or self._states.get(name) == state:
             return
         self._states[name] = state
@@ -61,14 +63,14 @@ class Watcher:
             took = f" {task['duration']:.1f} s" if state == "success" and task["duration"] else ""
             self._print(name, f"{state}{took}")
         if state == "awaiting_input":
-            path = f"/dags/{self.dag_id}/runs/{self.run_id}/tasks/{name}/required_actions"
-            self._print(name, f"a person is asked: {self.api.url}{path}")
+            path = f"/dags/{self.dag_id}/runs/{self.run_id}/tasks/{task['task_id']}"
+            self._print(name, f"a person is asked: {self.api.url}{path}/required_actions")
         if state in ("failed", "up_for_retry"):
-            for line in self._log(name, task["try_number"])[-12:]:
+            for line in self._log(task)[-12:]:
                 self._print(name, line)
 
-    def _progress(self, name: str, attempt: int) -> None:
-        for line in reversed(self._log(name, attempt)):
+    def _progress(self, name: str, task: dict[str, Any]) -> None:
+        for line in reversed(self._log(task)):
             found = PROGRESS.search(line)
             if found:
                 if self._lines.get(name) != found.group():
@@ -76,8 +78,9 @@ class Watcher:
                     self._print(name, found.group())
                 return
 
-    def _log(self, name: str, attempt: int) -> list[str]:
-        return self.api.log_lines(self.dag_id, self.run_id, name, attempt)
+    def _log(self, task: dict[str, Any]) -> list[str]:
+        names = (self.dag_id, self.run_id, task["task_id"], task["try_number"], task["map_index"])
+        return self.api.log_lines(*names)
 
     def _print(self, name: str, text: str) -> None:
         say(f"[{time.monotonic() - self.started:5.0f} s] {name:<20} {text}")
