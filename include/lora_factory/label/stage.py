@@ -263,8 +263,8 @@ def _dataset_records(
     return [
         DatasetRecord(
             file_name=f"{record.sha256}.png",
-            text=captions.caption(word, words.subjects[row]),
-            subject=words.subjects[row],
+            text=captions.caption(word, write.utf8(words.subjects[row])),
+            subject=write.utf8(words.subjects[row]),
             labels=Labels(
                 theme=labelled.themes[row].labels,
                 style=labelled.styles[row],
@@ -272,8 +272,8 @@ def _dataset_records(
                 keywords=words.each[row],
                 confidence=min(1.0, labelled.themes[row].confidence),
             ),
-            licence=record.licence,
-            source=record.url,
+            licence=write.utf8(record.licence),
+            source=write.utf8(record.url),
             sha256=record.sha256,
         )
         for row, record in enumerate(items.records)

@@ -68,13 +68,13 @@ def write_audit(out: Path, records: Sequence[AuditRecord]) -> None:
     import pyarrow.parquet as pq
 
     columns = {
-        name: [_utf8(getattr(record, name)) for record in records]
+        name: [utf8(getattr(record, name)) for record in records]
         for name in AuditRecord.model_fields
     }
     schema = pa.schema([(name, pa.string()) for name in columns])
     pq.write_table(pa.table(columns, schema=schema), out / "audit.parquet", compression="zstd")
 
 
-def _utf8(text: str) -> str:
-    """Parquet refuses the lone surrogates of hostile text."""
+def utf8(text: str) -> str:
+    """Hostile text without its lone surrogates, which Parquet and Arrow's JSON refuse."""
     return text.encode("utf-8", "replace").decode("utf-8")
