@@ -10,6 +10,7 @@ import importlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -87,11 +88,7 @@ def run_stage(
     spec = parse_spec(stage, spec) if isinstance(spec, dict) else spec
     store = open_store(settings)
     models = load_profile(spec.profile, settings).revisions(stage.roles(spec))
-    inputs = {
-        field: store.fetch(uri)
-        for field in spec.inputs
-        if (uri := getattr(spec, field)) is not None
-    }
+    inputs = {name: store.fetch(uri) for name, uri in _uris(spec)}
     # Beside the models, what else of the deployment decides this stage's result.
     if (conditions := getattr(stage, "conditions", None)) is not None:
         models |= conditions(inputs, settings)
@@ -128,6 +125,16 @@ def run_stage(
         if (finish := getattr(stage, "finish", None)) is not None:
             finish(spec, inputs, settings)
         return _result(store, reference, reused, time.monotonic() - started)
+
+
+def _uris(spec: StageSpec) -> Iterator[tuple[str, str]]:
+    """Name and URI of each input artifact: ``raw``; ``parts.0``, ``parts.1``, … of several."""
+    for field in spec.inputs:
+        value = getattr(spec, field)
+        if isinstance(value, tuple):
+            yield from ((f"{field}.{at}", uri) for at, uri in enumerate(value))
+        elif value is not None:
+            yield field, value
 
 
 def artifact_key(

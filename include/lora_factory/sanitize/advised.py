@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_factory.sanitize.captions import Caption, advised_caption
@@ -12,19 +11,21 @@ from lora_factory.sanitize.items import Item, dropped
 
 if TYPE_CHECKING:
     from lora_factory.contracts.evaluation import Advice
-    from lora_factory.contracts.records import AuditRecord
+    from lora_factory.sanitize.parts import AuditLog
 
 log = logging.getLogger(__name__)
 
 
 def drop_advised(
-    items: Sequence[Item], gone: set[int], advice: Advice, least: int, audit: list[AuditRecord]
+    items: Sequence[Item], gone: set[int], advice: Advice, least: int, audit: AuditLog
 ) -> None:
     """Add the images that advice names to ``gone``, as long as ``least`` are left.
 
     After the copies are out: the copy of a bad image must not take its place.
     """
     named = {item.sha256: item for item in advice.items if item.do == "drop"}
+    if not named:
+        return
     for index, item in enumerate(items):
         why = named.get(item.record.sha256)
         if why is None or index in gone:
@@ -36,31 +37,28 @@ def drop_advised(
         audit.append(dropped(why.sha256, f"advised_{why.reason}", why.detail))
 
 
-def advised_captions(items: Sequence[Item], advice: Advice) -> dict[str, Caption]:
-    """sha256 → the caption that advice gives an image that is here."""
-    here = {item.record.sha256 for item in items}
+def advised_captions(advice: Advice) -> dict[str, Caption]:
+    """sha256 → the caption that advice gives an image."""
     given = {
-        item.sha256: advised_caption(item.text)
-        for item in advice.items
-        if item.do == "recaption" and item.sha256 in here
+        item.sha256: advised_caption(item.text) for item in advice.items if item.do == "recaption"
     }
     return {sha256: caption for sha256, caption in given.items() if caption is not None}
 
 
 def followed_advice(
-    advice: Advice, kept: Sequence[str], audit: Sequence[AuditRecord], note: str
+    advice: Advice, kept: Iterable[str], reasons: Mapping[str, int], note: str
 ) -> tuple[str, ...]:
     """What advice changed, for the report.
 
     Args:
         advice: of the evaluation before.
         kept: sha256 of the images that it left.
-        audit: of this stage.
+        reasons: how many were dropped, by reason.
         note: what came of the share of badly aligned pairs to drop.
     """
-    gone = Counter(line.reason for line in audit if line.reason.startswith("advised_"))
+    gone = {reason: n for reason, n in reasons.items() if reason.startswith("advised_")}
     told = [f"dropped {count} images: {reason}" for reason, count in sorted(gone.items())]
-    here = set(kept)
+    here = set(kept) if advice.items else set()
     renamed = [i for i in advice.items if i.do == "recaption" and i.sha256 in here]
     if renamed:
         told.append(f"captioned {len(renamed)} images anew, by name")

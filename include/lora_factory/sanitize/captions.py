@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from lora_factory.sanitize.text import from_file_name, repair, sentences, usable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -63,20 +63,25 @@ def vocabulary(captions: Sequence[Caption | None], size: int = 64) -> list[str]:
 
 
 def compose(
-    options: Sequence[str],
-    image: NDArray[np.float32],
-    embed: Callable[[Sequence[str]], NDArray[np.float32]],
+    options: Sequence[str], image: NDArray[np.float32], vectors: Sequence[NDArray[np.float32]]
 ) -> Caption:
     """Role ``captioner``, kind ``composed``: the option that the scorer puts closest.
 
     Args:
-        options: candidate captions.
+        options: n candidate captions.
         image: unit vector of the picture, d.
-        embed: the scorer's text side, n texts → n×d.
+        vectors: n unit vectors of the options, d each.
     """
     if not options:
         return Caption("", "none")
-    return Caption(options[int((embed(options) @ image).argmax())], "composed")
+    closest = max(range(len(options)), key=lambda at: float(vectors[at] @ image))
+    return Caption(options[closest], "composed")
+
+
+def generated(text: str) -> Caption | None:
+    """What a captioner says, as a caption; None: unusable."""
+    repaired = repair(text)
+    return Caption(repaired.text, "composed", ("generated",)) if usable(repaired.text) else None
 
 
 def named_caption(record: RawRecord) -> Caption:

@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_factory.contracts.progress import track
+from lora_factory.contracts.base import Contract
 from lora_factory.contracts.records import AuditRecord, DatasetRecord, RawRecord, read_jsonl
-from lora_factory.contracts.stage import StageContext
+from lora_factory.imaging.borders import crop_bars
 from lora_factory.imaging.decode import ImageRejected, decode, sniff
 from lora_factory.imaging.hashes import perceptual_hash, thumbnail
-from lora_factory.imaging.quality import measure
+from lora_factory.imaging.quality import measure, reduced
+from lora_factory.sanitize.captions import Caption, found_caption
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from lora_factory.contracts.specs import SanitizeSpec
+    from lora_factory.contracts.specs import SanitizeRequest
+    from lora_factory.contracts.stage import LocalArtifact
 
 STAGE = "sanitize"
+VIEW = 448  # pixels, shorter side of what models look at: twice what they reduce it to
+COMPRESSION = 1  # of PNG: level 6 takes three times as long and saves a tenth
+
+
+class Item(Contract):
+    """A picture that passed its checks; its RGB pixels lie in ``images/<sha256>.png``."""
+
+    record: RawRecord
+    replayed: bool = False
+    lossless: bool = False
+    sharpness: float = 0.0
+    caption: Caption | None = None
+    cropped: str = ""
 
 
 @dataclass(frozen=True)
-class Item:
-    """A picture that passed its checks; its RGB pixels lie in ``file``."""
+class Admitted:
+    """An item just read, with what is measured of it and a view for the models."""
 
-    record: RawRecord
-    file: Path
-    replayed: bool
-    lossless: bool
-    sharpness: float
+    item: Item
+    view: Image
     hash: str
     thumb: NDArray[np.uint8]
 
@@ -46,78 +60,82 @@ class Source:
     replayed: bool
 
 
-def sources(ctx: StageContext) -> list[Source]:
-    """Items of the previous dataset first (they win over copies), then the raw ones."""
-    found = []
-    if "previous" in ctx.inputs:
-        found = [*_previous(ctx.inputs["previous"].path)]
-    raw = ctx.inputs["raw"].path
-    for record in read_jsonl(raw / "records.jsonl", RawRecord):
-        found.append(Source(record, raw / record.file_name, replayed=False))
-    return found
+@dataclass(frozen=True)
+class Share:
+    """The part ``number`` of ``count`` that all items fall into by their sha256.
 
-
-def check(
-    found: list[Source], spec: SanitizeSpec, ctx: StageContext, audit: list[AuditRecord]
-) -> list[Item]:
-    """Decode and measure each picture; write the healthy ones as RGB PNG to ``ctx.out``.
-
-    One bad file is one line in ``audit``, by name; it never stops the rest.
+    Equal bytes fall into the same part, so that exact copies are found within it.
     """
-    folder = ctx.out / "images"
-    folder.mkdir(exist_ok=True)
-    items: list[Item] = []
-    seen: set[str] = set()
-    for source in track(found, "sanitize: check", len(found), "images"):
-        ctx.check_stop()
-        sha256 = source.record.sha256
-        if sha256 in seen:
-            audit.append(dropped(sha256, "exact_duplicate", source.record.url))
-            continue
-        seen.add(sha256)
-        result = _admit(source, folder, spec)
-        if isinstance(result, Item):
-            items.append(result)
-        else:
-            audit.append(result)
-    return items
+
+    number: int = 0
+    count: int = 1
+
+    def has(self, sha256: str) -> bool:
+        """Whether the item is in this part."""
+        return zlib.crc32(sha256.encode()) % self.count == self.number
 
 
-def _admit(source: Source, folder: Path, spec: SanitizeSpec) -> Item | AuditRecord:
-    """The picture as an item, its pixels in ``folder``; or why it is dropped."""
+def sources(
+    raw: LocalArtifact, previous: LocalArtifact | None, share: Share = Share()
+) -> Iterator[Source]:
+    """Items of the previous dataset first (they win over copies), then the raw ones."""
+    if previous is not None:
+        yield from (found for found in _previous(previous.path) if share.has(found.record.sha256))
+    with (raw.path / "records.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            # Most lines are other shares': they are not worth a full check.
+            if line.strip() and share.has((fields := json.loads(line)).get("sha256", "")):
+                record = RawRecord.model_validate(fields)
+                yield Source(record, raw.path / record.file_name, replayed=False)
+
+
+def admit(source: Source, folder: Path, spec: SanitizeRequest) -> Admitted | AuditRecord:
+    """Decode, measure and normalise one picture into ``folder``; or why it is dropped.
+
+    Normalised: upright, sRGB, on the chosen ground, without letterbox bars, its shorter side at
+    most ``max_side``, PNG.
+    """
     sha256, url = source.record.sha256, source.record.url
     try:
         data = source.file.read_bytes()
-        image = decode(data)
+        image = decode(data, ground=spec.ground)
     except ImageRejected as err:
         return dropped(sha256, err.reason, f"{url} {err.detail}")
     except FileNotFoundError:
         return dropped(sha256, "missing_file", source.record.file_name)
+    whole = image.size
+    image = crop_bars(image)
+    cropped = "" if image.size == whole else f"cropped {whole} to {image.size}"
     quality = measure(image)
     problem = quality.problem(min_side=spec.min_side, max_aspect=spec.max_aspect)
     if problem:
         return dropped(sha256, problem, url)
-    file = folder / f"{sha256}.png"
-    image.save(file, format="PNG")
-    return Item(
-        record=source.record.model_copy(update={"width": image.width, "height": image.height}),
-        file=file,
-        replayed=source.replayed,
-        lossless=sniff(data) in {"png", "bmp"},
-        sharpness=quality.sharpness,
-        hash=perceptual_hash(image),
-        thumb=thumbnail(image),
+    image = reduced(image, spec.max_side)
+    image.save(folder / f"{sha256}.png", format="PNG", compress_level=COMPRESSION)
+    view = reduced(image, VIEW)
+    return Admitted(
+        Item(
+            record=source.record.model_copy(update={"width": image.width, "height": image.height}),
+            replayed=source.replayed,
+            lossless=sniff(data) in {"png", "bmp"},
+            sharpness=quality.sharpness,
+            caption=found_caption(source.record),
+            cropped=cropped,
+        ),
+        view,
+        perceptual_hash(view),
+        thumbnail(view),
     )
 
 
-def open_images(items: list[Item]) -> list[Image]:
-    """The items' RGB pixels."""
+def open_images(files: list[Path]) -> list[Image]:
+    """RGB pixels of pictures, as models look at them."""
     from PIL import Image as PillowImage
 
     images = []
-    for item in items:
-        with PillowImage.open(item.file) as image:
-            images.append(image.convert("RGB"))
+    for file in files:
+        with PillowImage.open(file) as image:
+            images.append(reduced(image.convert("RGB"), VIEW))
     return images
 
 
@@ -145,11 +163,3 @@ def _previous(path: Path) -> Iterator[Source]:
                 height=1,
             )
             yield Source(raw, path / raw.file_name, replayed=True)
-
-
-def read_audit(path: Path) -> list[AuditRecord]:
-    """The audit of the stage before, carried on; empty where there is none."""
-    file = path / "audit.jsonl"
-    if not file.is_file():
-        return []
-    return list(read_jsonl(file, AuditRecord))

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lora_factory.contracts.base import sha256_json
 from lora_factory.contracts.records import DatasetRecord, RawRecord, read_jsonl
 from lora_factory.guard.copying import perceptual_hashes
 from lora_factory.guard.protected import protected_conditions
-from lora_factory.sanitize.items import Item, Source, dropped, open_images
+from lora_factory.sanitize.items import Source, dropped, open_images
 from lora_factory.store.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -20,10 +22,10 @@ if TYPE_CHECKING:
     from lora_factory.contracts.settings import Settings
     from lora_factory.contracts.stage import LocalArtifact, StageContext
     from lora_factory.guard.protected import ProtectedIndex
-    from lora_factory.models.roles import Vectors
+    from lora_factory.sanitize.parts import AuditLog, Parts
 
 log = logging.getLogger(__name__)
-CHUNK = 512
+CHUNK = 64
 
 
 def conditions(inputs: Mapping[str, LocalArtifact], settings: Settings) -> dict[str, str]:
@@ -64,11 +66,7 @@ def drop_taken_down(
 
 
 def drop_protected(
-    scored: tuple[Sequence[Item], Vectors],
-    gone: set[int],
-    index: ProtectedIndex,
-    ctx: StageContext,
-    audit: list[AuditRecord],
+    parts: Parts, gone: set[int], index: ProtectedIndex, ctx: StageContext, audit: AuditLog
 ) -> int:
     """Add items that repeat a protected work to ``gone``, each in ``audit`` with the work.
 
@@ -76,7 +74,7 @@ def drop_protected(
     policy ``flag`` nothing is dropped.
 
     Args:
-        scored: n items and their n×d embeddings.
+        parts: n items and their embeddings.
         gone: indices of items that are out already; they are not looked at.
         index: of the deployment.
         ctx: policy and stop flag.
@@ -85,18 +83,19 @@ def drop_protected(
     Returns:
         How many items repeat a work, dropped or not.
     """
-    items, images = scored
-    left = [at for at in range(len(items)) if at not in gone]
+    left = [at for at in range(len(parts.items)) if at not in gone]
     matched = 0
     for start in range(0, len(left), CHUNK):
         ctx.check_stop()
         part = left[start : start + CHUNK]
-        hashes = perceptual_hashes(open_images([items[at] for at in part]))
-        for at, match in zip(part, index.nearest(images[part], hashes), strict=True):
+        names = [parts.items[at].record.sha256 for at in part]
+        files = [parts.items.file(at, name) for at, name in zip(part, names, strict=True)]
+        hashes = perceptual_hashes(open_images(files))
+        matches = index.nearest(np.asarray(parts.images[part]), hashes)
+        for at, sha256, match in zip(part, names, matches, strict=True):
             if not match.copied:
                 continue
             matched += 1
-            sha256 = items[at].record.sha256
             what = f"{match.work!r}, cosine {match.similarity:.3f}, {match.distance} bits"
             log.warning("%s repeats the protected work %s", sha256, what)
             if ctx.settings.protected_policy == "block":

@@ -3,143 +3,36 @@ in the artifact or in the audit, with its reason."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from drawn_signs import signs  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 from PIL import Image
-
-from lora_factory.contracts.evaluation import Advice, ItemAdvice
-from lora_factory.contracts.manifest import Kind, Manifest
-from lora_factory.contracts.records import (
-    AuditRecord,
-    CleanRecord,
-    DatasetRecord,
-    RawRecord,
-    read_jsonl,
-    write_jsonl,
+from sanitize_rig import (  # type: ignore[import-not-found]
+    HTML,
+    ICONS,
+    Raw,
+    Sanitize,
+    add_icons,
+    add_signs,
+    artifacts,
+    check_files,
+    commit,
+    encoded,
 )
+
+from lora_factory.contracts.records import AuditRecord, write_jsonl
 from lora_factory.contracts.settings import Settings
 from lora_factory.errors import ConfigurationError, DataError, Interrupted, ModelError
 from lora_factory.guard.images import ImageFilter
 from lora_factory.models.profiles import PACKAGE
 from lora_factory.runner import run_stage
-from lora_factory.sanitize import stage
-from lora_factory.sanitize.report import SanitizeReport
-from lora_factory.store.artifacts import open_store
-
-ICONS = sorted((PACKAGE / "demo" / "gallery" / "icons").glob("*.png"))
-HTML = b"<!DOCTYPE html><html><body>Not found</body></html>"
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
-
-
-class Raw:
-    """A raw artifact in the making."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "images").mkdir(parents=True)
-        self.records: list[RawRecord] = []
-        self.uri = ""
-
-    def add(self, data: bytes | None, alt: str = "", **fields: Any) -> str:
-        """One found image (None: its file is missing); returns its sha256."""
-        sha256 = hashlib.sha256(data or str(len(self.records)).encode()).hexdigest()
-        name = f"images/{sha256}.png"
-        if data is not None:
-            (self.folder / name).write_bytes(data)
-        fields = {
-            "url": f"https://example.org/IMG_{len(self.records)}.png",
-            "licence": "MIT",
-            "licence_evidence": "page footer",
-            **fields,
-        }
-        self.records.append(
-            RawRecord(sha256=sha256, file_name=name, alt=alt, width=1, height=1, **fields)
-        )
-        return sha256
-
-
-def commit(settings: Settings, folder: Path, kind: Kind) -> str:
-    """Put a folder made by hand into the store."""
-    draft = Manifest(
-        kind=kind,
-        stage="crawl",
-        stage_version=1,
-        key=hashlib.sha256(str(folder).encode()).hexdigest()[:24],
-        attempt="a",
-        spec={},
-        code_version="test",
-        created_at=datetime.now(UTC),
-    )
-    return open_store(settings).commit(folder, draft)
-
-
-class Cleaned:
-    """What a run left in the store."""
-
-    def __init__(self, settings: Settings, uri: str) -> None:
-        artifact = open_store(settings).fetch(uri)
-        self.path = artifact.path
-        self.counts = artifact.manifest.counts
-        self.report = SanitizeReport.model_validate(artifact.manifest.stats)
-        self.records = list(read_jsonl(artifact.path / "records.jsonl", CleanRecord))
-        self.audit = list(read_jsonl(artifact.path / "audit.jsonl", AuditRecord))
-        self.by_hash = {record.sha256: record for record in self.records}
-
-    def why(self, sha256: str) -> list[str]:
-        """Reason codes of the audit's lines on an image, of this stage; kept: empty reason."""
-        found = [line for line in self.audit if line.item == sha256 and line.stage == "sanitize"]
-        return [line.reason for line in found]
-
-
-Sanitize = Callable[..., Cleaned]
-
-
-@pytest.fixture
-def sanitize(settings: Settings, tmp_path: Path) -> Sanitize:
-    """Commit a raw folder (and others by input name) and run the stage."""
-
-    def run(raw: Raw, folders: dict[str, Path] | None = None, **spec: Any) -> Cleaned:
-        write_jsonl(raw.folder / "records.jsonl", raw.records)
-        kinds: dict[str, Kind] = {"advice": "evaluation", "previous": "dataset"}
-        inputs = {
-            name: commit(settings, folder, kinds[name]) for name, folder in (folders or {}).items()
-        }
-        if not raw.uri:
-            raw.uri = commit(settings, raw.folder, "raw")
-        result = run_stage("sanitize", {"raw": raw.uri, **inputs, **spec}, settings)
-        return Cleaned(settings, result.manifest_uri)
-
-    return run
-
-
-@pytest.fixture
-def raw(tmp_path: Path) -> Raw:
-    return Raw(tmp_path / "raw")
-
-
-def add_icons(raw: Raw, files: list[Path]) -> list[str]:
-    return [raw.add(file.read_bytes(), file.stem.replace("-", " ")) for file in files]
-
-
-def add_signs(raw: Raw) -> dict[str, str]:
-    """Name → sha256 of 24 coloured signs with captions that fit."""
-    return {name: raw.add(encoded(image), name) for name, image in signs().items()}
+from lora_factory.sanitize import shard
 
 
 def test_a_hostile_crawl(raw: Raw, sanitize: Sanitize) -> None:
@@ -211,17 +104,6 @@ def test_a_hostile_crawl(raw: Raw, sanitize: Sanitize) -> None:
     assert cleaned.report.alignment_percentile == 0
 
 
-def check_files(cleaned: Cleaned) -> None:
-    """The artifact's pictures are exactly the records', RGB and of the size they say."""
-    files = {file.relative_to(cleaned.path).as_posix() for file in cleaned.path.rglob("*.png")}
-    assert files == {record.file_name for record in cleaned.records}
-    for record in cleaned.records:
-        with Image.open(cleaned.path / record.file_name) as image:
-            assert (image.mode, image.format) == ("RGB", "PNG")
-            assert image.size == (record.width, record.height)
-        assert (record.licence, record.licence_evidence) == ("MIT", "page footer")
-
-
 def test_the_whole_gallery_is_kept(raw: Raw, sanitize: Sanitize) -> None:
     """Different icons are no copies of each other, whatever the embeddings say."""
     files = {file.read_bytes(): file for file in ICONS}
@@ -245,165 +127,6 @@ def test_of_two_copies_the_one_with_a_caption_and_more_pixels_stays(
     assert cleaned.why(small) == cleaned.why(silent) == ["near_duplicate"]
     details = {line.detail for line in cleaned.audit if line.reason == "near_duplicate"}
     assert details == {f"of {best}"}
-
-
-def test_a_trusted_scorer_drops_the_worst_pairs(raw: Raw, sanitize: Sanitize) -> None:
-    names = add_signs(raw)
-    upside_down = signs()["orange heart"].transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    wrong = raw.add(encoded(upside_down), "black square")
-    cleaned = sanitize(raw, alignment_percentile=4.0)
-    assert cleaned.report.agreement.trusted
-    assert cleaned.why(wrong) == ["worst_alignment"]
-    assert cleaned.counts.dropped == {"worst_alignment": 1}
-    assert cleaned.report.alignment_percentile == 4.0
-    assert set(names.values()) == cleaned.by_hash.keys()
-    assert all(record.alignment is not None for record in cleaned.records)
-
-
-def test_advice_raises_the_share_that_is_dropped(
-    raw: Raw, sanitize: Sanitize, tmp_path: Path
-) -> None:
-    add_signs(raw)
-    advice = tmp_path / "advice"
-    advice.mkdir()
-    (advice / "advice.json").write_text(Advice(drop_alignment_percentile=25).model_dump_json())
-    cleaned = sanitize(raw, {"advice": advice})
-    assert cleaned.report.alignment_percentile == 25
-    assert cleaned.counts.dropped == {"worst_alignment": 6}
-    worst = min(record.alignment for record in cleaned.records if record.alignment is not None)
-    gone = [float(line.detail.split()[1]) for line in cleaned.audit if line.reason]
-    assert max(gone) <= worst + 0.001
-
-
-def test_advice_on_single_images_is_followed_by_name(
-    raw: Raw, sanitize: Sanitize, tmp_path: Path
-) -> None:
-    names = add_signs(raw)
-    bad = raw.add(
-        encoded(signs()["orange heart"].transpose(Image.Transpose.FLIP_TOP_BOTTOM)), "x y"
-    )
-    copy = raw.add(
-        encoded(
-            Image.open(io.BytesIO((raw.folder / f"images/{bad}.png").read_bytes())),
-            "JPEG",
-            quality=70,
-        ),
-        "x y",
-    )
-    folder = tmp_path / "advice"
-    folder.mkdir()
-    items = (
-        ItemAdvice(sha256=bad, do="drop", reason="off_style", detail="looks wrong"),
-        ItemAdvice(
-            sha256=names["red heart"], do="recaption", reason="caption_mismatch", text="ruby heart"
-        ),
-        ItemAdvice(sha256="0" * 64, do="drop", reason="copied"),  # not here any more
-    )
-    (folder / "advice.json").write_text(Advice(items=items).model_dump_json())
-    cleaned = sanitize(raw, {"advice": folder})
-    assert cleaned.why(bad) == ["advised_off_style"]
-    assert cleaned.why(copy) == ["near_duplicate"]  # it does not take the bad one's place
-    renamed = cleaned.by_hash[names["red heart"]]
-    assert (renamed.text, renamed.text_source) == ("ruby heart", "composed")
-    assert cleaned.by_hash.keys() == set(names.values())
-    assert cleaned.report.followed_advice == (
-        "dropped 1 images: advised_off_style",
-        "captioned 1 images anew, by name",
-    )
-
-
-def test_advice_that_leaves_too_few_images_is_not_followed(
-    raw: Raw, sanitize: Sanitize, tmp_path: Path, settings: Settings
-) -> None:
-    names = add_signs(raw)
-    folder = tmp_path / "advice"
-    folder.mkdir()
-    items = tuple(
-        ItemAdvice(sha256=sha256, do="drop", reason="off_style") for sha256 in names.values()
-    )
-    advice = Advice(items=items, drop_alignment_percentile=30)
-    (folder / "advice.json").write_text(advice.model_dump_json())
-    cleaned = sanitize(raw, {"advice": folder}, alignment_percentile=0)
-    assert len(cleaned.records) == settings.min_images
-
-
-def test_a_floor_drops_whatever_is_below(raw: Raw, sanitize: Sanitize) -> None:
-    add_signs(raw)
-    cleaned = sanitize(raw, min_alignment=0.7, alignment_percentile=0)
-    assert cleaned.counts.dropped.keys() == {"below_alignment_floor"}
-    assert all((record.alignment or 0) >= 0.7 for record in cleaned.records)
-
-
-def test_a_trusted_scorer_composes_captions(raw: Raw, sanitize: Sanitize) -> None:
-    names = add_signs(raw)
-    raw.records = [
-        record.model_copy(update={"alt": "", "nearby": "A green heart. A black circle."})
-        if record.sha256 in {names["black circle"], names["green heart"]}
-        else record
-        for record in raw.records
-    ]
-    cleaned = sanitize(raw)
-    texts = {name: cleaned.by_hash[names[name]].text for name in ("black circle", "green heart")}
-    assert texts == {"black circle": "A black circle", "green heart": "A green heart"}
-    assert cleaned.report.text_sources == {"alt": 22, "composed": 2}
-
-
-def previous_dataset(folder: Path, files: list[Path]) -> list[str]:
-    """A dataset artifact's folder; its pictures are decoded PNGs, named by the original's hash."""
-    found = []
-    for number, file in enumerate(files):
-        split = "validation" if number % 5 == 0 else "train"
-        (folder / split).mkdir(parents=True, exist_ok=True)
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        with Image.open(file) as image:
-            image.convert("RGB").save(folder / split / f"{sha256}.png")
-        record = DatasetRecord(
-            file_name=f"{sha256}.png",
-            text=f"hcxq {file.stem}, outline icon",
-            subject=file.stem.replace("-", " "),
-            licence="MIT",
-            source=f"https://old.example.org/{file.name}",
-            sha256=sha256,
-        )
-        with (folder / split / "metadata.jsonl").open("a") as lines:
-            lines.write(record.model_dump_json() + "\n")
-        found.append(sha256)
-    return found
-
-
-def test_a_previous_dataset_is_replayed(raw: Raw, sanitize: Sanitize, tmp_path: Path) -> None:
-    replayed = previous_dataset(tmp_path / "previous", ICONS[:15])
-    new = add_icons(raw, ICONS[15:25])
-    again = raw.add(ICONS[0].read_bytes(), "found again")
-    with Image.open(ICONS[1]) as opened:
-        larger = opened.convert("RGB").resize((192, 192), Image.Resampling.LANCZOS)
-    better = raw.add(encoded(larger), "a much better alt text")
-    cleaned = sanitize(raw, {"previous": tmp_path / "previous"})
-    assert cleaned.by_hash.keys() == {*replayed, *new}
-    assert cleaned.report.replayed == 15
-    assert cleaned.counts.dropped == {"exact_duplicate": 1, "near_duplicate": 1}
-    assert cleaned.counts.seen == 15 + 12
-    assert again == replayed[0]
-    assert cleaned.why(better) == ["near_duplicate"]
-    first = cleaned.by_hash[replayed[0]]
-    assert first.text == ICONS[0].stem
-    assert first.url == f"https://old.example.org/{ICONS[0].name}"
-    assert (first.width, first.height) == (64, 64)
-
-
-def test_alignment_spares_replayed_items(raw: Raw, sanitize: Sanitize, tmp_path: Path) -> None:
-    """The worst pair is an old one: it was judged when it was new."""
-    add_signs(raw)
-    replayed = previous_dataset(tmp_path / "previous", ICONS[:1])
-    cleaned = sanitize(raw, {"previous": tmp_path / "previous"}, alignment_percentile=10.0)
-    assert cleaned.report.agreement.trusted
-    assert cleaned.counts.dropped == {"worst_alignment": 2}
-    assert set(replayed) <= cleaned.by_hash.keys()
-
-
-def artifacts(settings: Settings) -> list[str]:
-    store = Path(settings.store.removeprefix("file://"))
-    return [path.as_posix() for path in store.glob("clean/**/*") if path.is_file()]
 
 
 def test_too_few_are_an_error_with_the_reasons(
@@ -445,7 +168,7 @@ def test_unsafe_pictures_and_words_are_dropped(
     beside = raw.add(ICONS[5].read_bytes(), "a lamp", nearby="Not an erotic one.")
     plain = raw.add(ICONS[6].read_bytes(), "cocktail in Essex " * 200)
     stub = ImageFilter(FindsHearts())
-    monkeypatch.setattr(stage, "image_filter", lambda _profile, _settings: stub)
+    monkeypatch.setattr(shard, "image_filter", lambda _profile, _settings: stub)
     cleaned = sanitize(raw, alignment_percentile=0)
     hearts = [names["red heart"], names["blue heart"]]
     assert [cleaned.why(sha256) for sha256 in hearts] == [["unsafe_image"]] * 2

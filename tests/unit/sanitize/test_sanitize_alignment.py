@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_factory.sanitize.stage import misaligned
+from lora_factory.sanitize.aligned import misaligned
 
 COSINES = {index: index / 100 for index in range(50)}
 

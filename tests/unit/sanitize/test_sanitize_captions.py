@@ -69,12 +69,13 @@ def test_vocabulary_is_the_most_frequent_first() -> None:
 
 def test_the_scorer_chooses_the_closest() -> None:
     image = embed(["cat"])[0]
-    chosen = compose(["an apple", "the boat", "a cat", "cats"], image, embed)
+    options = ["an apple", "the boat", "a cat", "cats"]
+    chosen = compose(options, image, list(embed(options)))
     assert chosen == Caption("a cat", "composed")
 
 
 def test_no_options_give_no_caption() -> None:
-    assert compose([], embed(["cat"])[0], embed) == Caption("", "none")
+    assert compose([], embed(["cat"])[0], []) == Caption("", "none")
 
 
 def test_without_a_scorer_only_the_file_name_speaks() -> None:
