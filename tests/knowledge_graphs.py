@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -252,9 +253,13 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve_graphs(mode: str = "ok") -> Iterator[GraphServer]:
+def serve_graphs(mode: str = "ok", tls: ssl.SSLContext | None = None) -> Iterator[GraphServer]:
     """The APIs, while the context is open."""
     server = _Server(("127.0.0.1", 0), _Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     server.site = GraphServer(mode, port=server.server_port)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from knowledge_graphs import GraphServer, TableEmbedder, serve_graphs, write_wordnet
 from lora_factory.contracts.expansion import Expansion, ExpansionSpec, Graph, alone
@@ -282,3 +288,57 @@ def test_a_resolver_that_hangs_is_not_waited_for(
     release.set()
     assert found.graphs[0].status == "timeout"
     assert time.monotonic() - began < 1.2
+
+
+@pytest.fixture
+def self_signed(tmp_path: Path) -> ssl.SSLContext:
+    """A certificate for localhost that nobody vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509
+        .CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "localhost.pem"
+    plain = serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, form, plain)
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+def test_tls_checks_the_name_and_who_vouches_for_it(
+    tmp_path: Path, self_signed: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_graphs(tls=self_signed) as server:
+        host = f"localhost:{server.port}"
+        settings = Settings(
+            scratch=tmp_path,
+            crawl_hosts=(host, server.host),
+            crawl_public=False,
+            conceptnet_url=f"https://{host}",
+        )
+        found = ask(settings).graphs[0]
+        assert found.status == "error"
+        assert "CERTIFICATE_VERIFY_FAILED" in found.detail
+        assert not server.hits
+        # Vouched for, it is asked by its name; by another name it isn't.
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "localhost.pem"))
+        assert ask(settings).graphs[0].status == "answered"
+        hits = len(server.hits)
+        other = settings.model_copy(update={"conceptnet_url": f"https://{server.host}"})
+        assert "CERTIFICATE_VERIFY_FAILED" in ask(other).graphs[0].detail
+        assert len(server.hits) == hits

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from knowledge_graphs import EDGES, answer, assertion, write_dump
 from lora_factory.crawl.graph import wikidata
 from lora_factory.crawl.graph.assertions import LocalConceptNet, import_dump, parse_assertion
-from lora_factory.crawl.graph.base import Absent, Unreadable, clean_term
-from lora_factory.crawl.graph.conceptnet import Edge, Node, parse_edges, parse_node
+from lora_factory.crawl.graph.base import Absent, GraphError, Unreadable, clean_term
+from lora_factory.crawl.graph.conceptnet import ConceptNet, Edge, Node, parse_edges, parse_node
 from lora_factory.crawl.graph.http import parse_json
 from lora_factory.errors import ConfigurationError, DataError
 
@@ -195,3 +195,50 @@ def test_files_that_are_no_graph(tmp_path: Path) -> None:
     other.write_bytes(b"")
     with pytest.raises(Unreadable, match="make it again"):
         LocalConceptNet(other, "en")
+
+
+# -- providers, whatever they are answered
+
+
+class Saying:
+    """A client that answers with the next of some values, whatever is asked."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self._answers = answers
+
+    def get(self, url: str) -> Any:
+        assert url.isascii()
+        return self._answers.pop() if self._answers else None
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+WHOLE = st.fixed_dictionaries(
+    {},
+    optional={
+        "edges": st.lists(LIKE, max_size=3),
+        "search": st.lists(
+            st.fixed_dictionaries({"id": KEYS, "match": st.just({"text": "bird"})}) | LIKE
+        ),
+        "query": st.fixed_dictionaries({"search": st.lists(LIKE)}) | LIKE,
+        "entities": st.dictionaries(KEYS, LIKE) | LIKE,
+        "error": LIKE,
+    },
+)
+
+
+@settings(max_examples=40)
+@given(answers=st.lists(WHOLE | LIKE, max_size=6), term=st.text(max_size=20))
+def test_any_answers_give_related_words_or_a_graph_error(answers: list[Any], term: str) -> None:
+    for graph in (
+        ConceptNet(Saying([*answers]), "https://c.test", "en"),  # type: ignore[arg-type]
+        wikidata.Wikidata(Saying([*answers]), "https://w.test/", "en", ["en"]),  # type: ignore[arg-type]
+    ):
+        for word in ("bird", clean_term(term)):
+            try:
+                found = graph.related(word, 3)
+            except GraphError:
+                continue
+            assert len(found) <= 3
+            assert all(0 < one.weight <= 1 and clean_term(one.term) for one in found)
