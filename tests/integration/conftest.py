@@ -19,6 +19,7 @@ from lora_factory.contracts.settings import Settings
 from lora_factory.demo.postgres import EmbeddedPostgres
 from lora_factory.models.profiles import load_profile
 from lora_factory.serve.__main__ import build
+from lora_factory.serve.engine import Limits
 from lora_factory.store.catalog import Catalog
 from serving_app import ADMIN_KEY, Server
 
@@ -117,7 +118,7 @@ def server(
         "serve_public": 100_000,
         "threads": 1,
     })
-    app = build("embedded", None, data, settings)
+    app = build("embedded", None, data, settings, limits=Limits(adapter_bytes=600_000))
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))

@@ -50,7 +50,8 @@ class AdapterBank:
         kept = {}
         for layer, pair in source.layers.items():
             weight: Any = self._layers[layer].weight
-            kept[layer] = type(pair)(*(part.to(weight) for part in pair))
+            # Copied: safetensors maps the file, and one that is written over would kill us.
+            kept[layer] = type(pair)(*(part.to(weight, copy=True) for part in pair))
             if layer not in self._hooked:
                 self._hooked.add(layer)
                 self._layers[layer].register_forward_hook(self._hook(layer))

@@ -25,7 +25,7 @@ from lora_factory.guard.provenance.marks import image_marker
 from lora_factory.models.loaders import limit_threads
 from lora_factory.models.profiles import BaseEntry, load_profile
 from lora_factory.serve.app import create_app
-from lora_factory.serve.engine import Engine
+from lora_factory.serve.engine import MEBIBYTE, Engine, Limits
 from lora_factory.serve.guards import load_guards
 from lora_factory.serve.services import ServeConfig
 from lora_factory.store.catalog import Catalog
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         settings = Settings.from_environment()
-        app = build(args.profile, args.base, args.data, settings, drain=args.drain)
+        limits = Limits(args.queue, args.batch, args.adapter_mib * MEBIBYTE)
+        app = build(args.profile, args.base, args.data, settings, limits=limits, drain=args.drain)
     except FactoryError as err:
         log.error("%s: %s", type(err).__name__, err)  # noqa: TRY400 - one line, no traceback
         return 1
@@ -69,7 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build(
-    profile: str, base: str | None, data: Path, settings: Settings, *, drain: float = 60.0
+    profile: str,
+    base: str | None,
+    data: Path,
+    settings: Settings,
+    *,
+    limits: Limits | None = None,
+    drain: float = 60.0,
 ) -> FastAPI:
     """The app for one base of a profile (None: its first); ``drain``: see :class:`ServeConfig`.
 
@@ -88,7 +95,7 @@ def build(
         drain=drain,
     )
     guards = functools.partial(load_guards, bases, settings)
-    return create_app(config, Engine(functools.partial(_load, entry, settings), guards))
+    return create_app(config, Engine(functools.partial(_load, entry, settings), guards, limits))
 
 
 def _load(entry: BaseEntry, settings: Settings) -> DiffusionBase:
@@ -103,6 +110,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", default="embedded", help="model profile")
     parser.add_argument("--base", help="name of the profile's base to draw with; its first")
     parser.add_argument("--data", type=Path, required=True, help="folder for LoRA files and key")
+    usual = Limits()
+    parser.add_argument("--queue", type=int, default=usual.queue, help="requests that may wait")
+    parser.add_argument("--batch", type=int, default=usual.batch, help="pictures drawn together")
+    parser.add_argument(
+        "--adapter-mib",
+        type=int,
+        default=usual.adapter_bytes // MEBIBYTE,
+        help="memory for LoRAs; beyond it the least recently used ones go",
+    )
     parser.add_argument(
         "--drain", type=float, default=60.0, help="seconds for what was accepted, after SIGTERM"
     )

@@ -112,9 +112,7 @@ def test_unfusing_restores_every_bit(layers: dict[str, torch.nn.Module]) -> None
 
 def test_three_loras_and_the_base_share_a_batch(base: DiffusionBase, tmp_path: Path) -> None:
     unet = {
-        name: module
-        for name, module in base._parts.unet.named_modules()
-        if name.endswith(TARGETS)
+        name: module for name, module in base._parts.unet.named_modules() if name.endswith(TARGETS)
     }
     requests = [GenerationRequest(prompt, seed) for seed, prompt in enumerate("wxyz")]
     rows = [Worn("a"), None, Worn("b", 0.5), Worn("c")]
@@ -135,3 +133,16 @@ def test_three_loras_and_the_base_share_a_batch(base: DiffusionBase, tmp_path: P
     halves = base.generate(requests, **draw, adapters=rows, batch_size=3)
     for picture, half in zip(together, halves, strict=True):
         assert np.abs(np.asarray(picture, float) - np.asarray(half, float)).max() <= 1.5
+
+
+def test_a_loaded_adapter_outlives_its_file(base: DiffusionBase, tmp_path: Path) -> None:
+    unet = {n: m for n, m in base._parts.unet.named_modules() if n.endswith(TARGETS)}
+    file = tmp_path / "x.safetensors"
+    write_lora(file, made(unet, 2, 1).layers, {})
+    base.load_adapter("a", file)
+    request = [GenerationRequest("x", 1)]
+    before = base.generate(request, steps=1, guidance=1.0, adapters=[Worn("a")])
+    with file.open("r+b") as stream:  # in place, as a damaged disk or a careless copy does it
+        stream.truncate(0)
+    after = base.generate(request, steps=1, guidance=1.0, adapters=[Worn("a")])
+    assert np.array_equal(np.asarray(before[0]), np.asarray(after[0]))
