@@ -18,6 +18,7 @@ from lora_factory.contracts.stage import LocalArtifact, StageContext
 from lora_factory.contracts.training import TrainReport
 from lora_factory.deploy.local import LocalTarget
 from lora_factory.deploy.target import Plan, Release, Target
+from lora_factory.diffusion.lora_file import write_kohya
 from lora_factory.errors import FactoryError, ReleaseError, SpecError
 from lora_factory.guard.content import check_prompt
 from lora_factory.guard.provenance.keys import configured_key
@@ -28,9 +29,10 @@ from lora_factory.store.takedown import taken_down_with
 
 log = logging.getLogger(__name__)
 KIND: Kind = "release"
-VERSION = 2
+VERSION = 3
 SPEC = DeploySpec
 LORA_FILE = "lora.safetensors"
+KOHYA_FILE = "lora.kohya.safetensors"
 VERSION_DIGITS = 12
 MAX_PROMPT = 500  # characters; contracts.serving.Prompt
 
@@ -43,8 +45,9 @@ def roles(spec: DeploySpec) -> tuple[str, ...]:  # noqa: ARG001 - every stage ha
 def run(spec: DeploySpec, ctx: StageContext) -> DeployReport:
     """Deploy a LoRA that passed its evaluation.
 
-    Files: ``lora.safetensors``, ``release.json`` (the registry's entry and this report), and
-    what :func:`attach` writes; ``model.sig`` over all of them where the deployment has a key.
+    Files: ``lora.safetensors``, the same in kohya's layout (``lora.kohya.safetensors``),
+    ``release.json`` (the registry's entry and this report), and what :func:`attach` writes;
+    ``model.sig`` over all of them where the deployment has a key.
 
     Raises:
         SpecError: the evaluation is of another LoRA, an input is of another kind, or the LoRA was
@@ -69,6 +72,7 @@ def run(spec: DeploySpec, ctx: StageContext) -> DeployReport:
         "lineage_complete": attached.lineage_complete,
     }
     report = deploy(release, target).model_copy(update=more)
+    write_kohya(release.file, ctx.out / KOHYA_FILE)
     entry = {
         "model": release.model.model_dump(mode="json"),
         "report": report.model_dump(mode="json"),

@@ -76,17 +76,47 @@ def read_lora(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFile:
 
 def write_lora(file: Path, layers: Mapping[str, Pair], metadata: Mapping[str, str]) -> None:
     """Write ``layers`` atomically; adds ``sshs_model_hash`` (sha256 of the tensor bytes)."""
-    from safetensors.torch import save
-
     tensors = {}
     for name, pair in layers.items():
         tensors[f"{DIFFUSERS}{name}.lora_A.weight"] = pair.down.contiguous().cpu()
         tensors[f"{DIFFUSERS}{name}.lora_B.weight"] = pair.up.contiguous().cpu()
-    plain = save(tensors)
+    _write(file, tensors, metadata)
+
+
+def write_kohya(source: Path, file: Path) -> None:
+    """Write a LoRA file once more, in kohya's layout, as A1111, Forge and ComfyUI name layers.
+
+    ``lora_unet_<layer with _>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``, which is
+    the rank, so that loaders which divide by the rank and those which don't do the same.
+
+    Raises:
+        ModelError: ``source`` isn't a LoRA in the diffusers layout.
+    """
+    import torch
+
+    found, metadata = _open(source)
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in found.items():
+        layer, part = _split(key, {})
+        if not layer:
+            msg = f"LoRA {source.name}: key {key!r} is not of the diffusers layout"
+            raise ModelError(msg)
+        name = KOHYA + layer.replace(".", "_")
+        tensors[f"{name}.lora_{part}.weight"] = tensor
+        if part == "down":
+            tensors[f"{name}.alpha"] = torch.tensor(float(tensor.shape[0]), dtype=tensor.dtype)
+    _write(file, tensors, metadata)
+
+
+def _write(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Whole or not at all; with kohya's ``sshs_model_hash``."""
+    from safetensors.torch import save
+
+    plain = save(dict(tensors))
     body = plain[8 + int.from_bytes(plain[:8], "little") :]
     header = {"format": "pt", **metadata, "sshs_model_hash": hashlib.sha256(body).hexdigest()}
     part = file.with_name(f".{file.name}.part")
-    part.write_bytes(save(tensors, metadata=header))
+    part.write_bytes(save(dict(tensors), metadata=header))
     part.replace(file)
 
 

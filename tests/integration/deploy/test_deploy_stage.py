@@ -170,7 +170,8 @@ def test_a_pass_is_promoted_and_recorded(desk: Desk, server: Server, make_lora: 
     assert (report.name, report.target, report.previous) == ("first", "local", None)
     assert report.endpoint == f"{server.url}/v1/generate"
     assert report.smoke_seconds > 0
-    files = ["bom.cdx.json", "lineage.json", "lora.safetensors", "release.json"]
+    files = ["bom.cdx.json", "lineage.json", "lora.kohya.safetensors", "lora.safetensors"]
+    files += ["release.json"]
     assert sorted(file.name for file in out.iterdir()) == files
     assert not report.signed  # no key is configured
     assert (out / "lora.safetensors").read_bytes() == make_lora(1, 0.05).read_bytes()

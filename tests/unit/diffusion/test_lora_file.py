@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lora_factory.diffusion.lora_file import Pair, read_lora, write_lora
+from lora_factory.diffusion.lora_file import Pair, read_lora, write_kohya, write_lora
 from lora_factory.errors import ModelError
 
 SHAPES = {"mid.to_q": (6, 5), "mid.conv1": (6, 5, 3, 3)}
@@ -39,6 +39,25 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     body = data[8 + int.from_bytes(data[:8], "little") :]
     assert found.metadata["sshs_model_hash"] == hashlib.sha256(body).hexdigest()
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_the_kohya_file_acts_the_same_whether_or_not_alpha_is_read(tmp_path: Path) -> None:
+    layers = {"mid.to_q": linear(3), "mid.conv1": convolution(2)}
+    write_lora(tmp_path / "x.safetensors", layers, {"modelspec.title": "x"})
+    write_kohya(tmp_path / "x.safetensors", tmp_path / "k.safetensors")
+    with safe_open(tmp_path / "k.safetensors", framework="pt") as opened:
+        keys = set(opened.keys())
+        assert opened.get_tensor("lora_unet_mid_to_q.alpha").item() == 3
+    ends = ("alpha", "lora_down.weight", "lora_up.weight")
+    assert keys == {f"lora_unet_mid_{name}.{end}" for name in ("to_q", "conv1") for end in ends}
+    found = read_lora(tmp_path / "k.safetensors", SHAPES)
+    assert found.metadata["modelspec.title"] == "x"
+    for name, pair in layers.items():
+        assert torch.equal(found.layers[name].down, pair.down)
+        assert torch.equal(found.layers[name].up, pair.up)
+    with pytest.raises(ModelError, match="not of the diffusers layout"):
+        write_kohya(tmp_path / "k.safetensors", tmp_path / "again.safetensors")
+    assert not (tmp_path / "again.safetensors").exists()
 
 
 def test_kohya_layout_is_read_with_its_alpha(tmp_path: Path) -> None:
