@@ -299,4 +299,5 @@ def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         "LOG_INSTALL_ROOT_HANDLER": False,  # the process's own handlers take Scrapy's lines
         "LOGSTATS_INTERVAL": 0,
         "STATS_DUMP": False,
+        "CONCURRENT_ITEMS": 1,  # Scrapy makes that many tasks a response; we yield no items
     }
