@@ -16,7 +16,8 @@ STAGES = ("crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy")
 StageName = Literal["crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy"]
 PHASES = ("crawl.plan", "crawl.work")
 """Parts of stages that run as tasks of their own: ``crawl.work`` is ``lora_factory.crawl.work``."""
-RUNNABLE = (*STAGES, *PHASES)
+SHARD = "sanitize.shard"  # by the command line; a run's sanitize task makes its shards itself
+RUNNABLE = (*STAGES, *PHASES, SHARD)
 MAX_ATTEMPTS = 3
 MORE_EPOCHS = 2  # article, section 5.1: run(epochs=epochs+2)
 

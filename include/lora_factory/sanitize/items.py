@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lora_factory.contracts.stage import LocalArtifact
 
 STAGE = "sanitize"
+SPLITS = ("train", "validation")
 VIEW = 448  # pixels, shorter side of what models look at: twice what they reduce it to
 COMPRESSION = 1  # of PNG: level 6 takes three times as long and saves a tenth
 
@@ -89,6 +90,19 @@ def sources(
                 yield Source(record, raw.path / record.file_name, replayed=False)
 
 
+def count_sources(raw: LocalArtifact, previous: LocalArtifact | None) -> int:
+    """How many there are, without reading what they are."""
+    files = [raw.path / "records.jsonl"]
+    if previous is not None:
+        files += [previous.path / split / "metadata.jsonl" for split in SPLITS]
+    count = 0
+    for file in files:
+        if file.is_file():
+            with file.open("rb") as lines:
+                count += sum(1 for _ in lines)
+    return count
+
+
 def admit(source: Source, folder: Path, spec: SanitizeRequest) -> Admitted | AuditRecord:
     """Decode, measure and normalise one picture into ``folder``; or why it is dropped.
 
@@ -147,7 +161,7 @@ def dropped(item: str, reason: str, detail: str = "") -> AuditRecord:
 
 
 def _previous(path: Path) -> Iterator[Source]:
-    for split in ("train", "validation"):
+    for split in SPLITS:
         metadata = path / split / "metadata.jsonl"
         if not metadata.is_file():
             continue

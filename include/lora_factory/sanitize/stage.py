@@ -33,7 +33,7 @@ from lora_factory.sanitize import shard
 from lora_factory.sanitize.advised import drop_advised, followed_advice
 from lora_factory.sanitize.aligned import drop_unaligned
 from lora_factory.sanitize.dedup import Copies, Evidence, Limits, copies
-from lora_factory.sanitize.items import Item, dropped
+from lora_factory.sanitize.items import Item, count_sources, dropped
 from lora_factory.sanitize.parts import AuditLog, read_parts
 from lora_factory.sanitize.report import SanitizeReport
 from lora_factory.sanitize.rights import conditions, drop_protected
@@ -123,8 +123,7 @@ def _text_note(models: shard.Models) -> str:
 
 def _shards(spec: SanitizeSpec, ctx: StageContext) -> int:
     """How many parts the input is made in here."""
-    manifests = (found.manifest for found in ctx.inputs.values())
-    count = sum(each.counts.kept for each in manifests if each.kind in {"raw", "dataset"})
+    count = count_sources(ctx.inputs["raw"], ctx.inputs.get("previous"))
     return max(1, -(-count // spec.shard_images))
 
 
