@@ -259,7 +259,7 @@ def test_disk_space_is_checked_before_and_a_full_disk_named(
 ) -> None:
     monkeypatch.setattr(pull.shutil, "disk_usage", lambda _: SimpleNamespace(free=300_000_000))
     monkeypatch.setattr(pull, "SPARE", 299_900_000)
-    with pytest.raises(ConfigurationError, match=r"MB to download, 300\.0 MB free; free some"):
+    with pytest.raises(ConfigurationError, match=r"kB to download, 300\.0 MB free; free some"):
         site.pull()
     assert site.hub.downloads() == []
     monkeypatch.undo()

@@ -58,7 +58,7 @@ def test_from_a_folder_to_a_lora(settings: Settings) -> None:
     as_of = date(2026, 11, 24)
     raw = stage("crawl", topics=TOPICS, source="folder", folder="mine", as_of=as_of)
     clean = stage("sanitize", raw=raw, **ALL_ALIKE)
-    assert stats(clean)["counts"]["kept"] >= len(ICONS) // 2
+    assert stats(clean)["counts"]["kept"] >= 8, stats(clean)["counts"]
     data = stage("label", clean=clean, topics=TOPICS, trigger="zqsgn")
     plan = stage("tune", dataset=data, epochs=1, max_minutes=0.01)
     lora = stage("train", dataset=data, plan=plan)
