@@ -67,7 +67,8 @@ def _happened() -> bool:
 
 def _commit(stage: str, spec: StageSpec) -> StageResult:
     store = open_store(Settings.from_environment())
-    inputs = {name: uri for name in spec.inputs if (uri := getattr(spec, name)) is not None}
+    # parts of sanitize are a tuple, and no run of the DAG has any
+    inputs = {name: uri for name in spec.inputs if isinstance(uri := getattr(spec, name), str)}
     entries = tuple(
         InputEntry(name=name, manifest_uri=artifact.uri, sha256=artifact.sha256)
         for name, uri in inputs.items()

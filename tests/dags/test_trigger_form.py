@@ -32,7 +32,7 @@ def test_defaults_are_the_contracts(params):
     assert not params["topics"].has_value
     values = {name: param.value for name, param in params.items() if name != "topics"}
     defaults = RunConf.model_validate(REQUIRED).model_dump(mode="json", exclude={"topics"})
-    assert values == defaults | {"seeds": None, "folder": None}
+    assert values == defaults | dict.fromkeys(("seeds", "folder", "bucket"))
     assert parse_conf(REQUIRED, values).model_dump(mode="json") == defaults | {
         "topics": REQUIRED["topics"]
     }
