@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from lora_factory.sanitize.spelling import spelled, words_of
 from lora_factory.sanitize.text import from_file_name, repair, sentences, usable
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def found_caption(record: RawRecord) -> Caption | None:
     for source in ("alt", "caption"):
         repaired = repair(getattr(record, source))
         if usable(repaired.text):
-            return Caption(repaired.text, source, repaired.steps)
+            text = spelled(repaired.text, words_of((*record.topics, record.page_title)))
+            steps = ("spelling",) if text != repaired.text else ()
+            return Caption(text, source, (*repaired.steps, *steps))
     return None
 
 

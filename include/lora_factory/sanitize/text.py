@@ -3,8 +3,7 @@
 The article strips every character outside ``[\\w\\s.,;:!?]``, which turns "Crème brûlée –
 ½ price" into noise and mojibake into different mojibake. Here broken encodings are undone
 (ftfy) before anything is taken away, and only what can't be part of a caption goes: markup,
-addresses, boilerplate, invisible characters. Spelling is left alone: on short captions a
-corrector changes names more often than it mends mistakes.
+addresses, boilerplate, invisible characters. Spelling is :mod:`lora_factory.sanitize.spelling`'s.
 """
 
 from __future__ import annotations
