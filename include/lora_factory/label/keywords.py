@@ -1,4 +1,11 @@
-"""Keywords by TF–IDF (article, 2.2: five to eight)."""
+"""Keywords by TF–IDF (article, 2.2: five to eight).
+
+scikit-learn's, not a keyword package: a caption of three words has no statistics of its own
+(YAKE, RAKE), what tells pictures of one set apart is how rare a word is in the set. YAKE is
+LGPL by one file of its wheel and GPL by another; KeyBERT ranks by embeddings, which put "red
+fruit" before "apple". An item whose texts hold fewer than five such words has fewer keywords:
+none is made up.
+"""
 
 from __future__ import annotations
 

@@ -40,6 +40,8 @@ DOWN_AFTER = 5
 """So many pictures in a row without an answer, each tried several times: the endpoint is down."""
 SIDE = 512
 """Longer side of a picture as it is sent, pixels."""
+UNCOUNTED = 3000
+"""Tokens that a request counts for where the endpoint tells none: instructions, schema, picture."""
 STOP_POLL = 0.2
 """Seconds between looks at the stop flag."""
 
@@ -63,6 +65,8 @@ class Budget:
 
     def allows(self) -> bool:
         """Whether one more question may be asked now."""
+        if self.asking and not self.dearest_tokens:
+            return False
         more = self.asking + 1
         fits = self.tokens + more * self.dearest_tokens <= self.max_tokens
         return fits and (not self.max_usd or self.usd + more * self.dearest_usd <= self.max_usd)
@@ -140,6 +144,7 @@ class LlmLabeler:
         self, model: ChatModel, schema: type[Answer], questions: Sequence[Question]
     ) -> None:
         waiting = iter(questions)
+        self._spent = asyncio.Condition()
         async with model:
             agent = model.agent(
                 schema, instructions(self.taxonomy, vision=self.entry.vision), "picture_labels"
@@ -182,7 +187,8 @@ class LlmLabeler:
             if not self._budget.asking:
                 self._end("budget")
                 break
-            await asyncio.sleep(0.02)  # what is under way decides whether this one still fits
+            async with self._spent:  # what is under way decides whether this one still fits
+                await self._spent.wait()
         if self._ended:
             self._lost[self._ended] += 1
             return
@@ -192,6 +198,8 @@ class LlmLabeler:
             answer = await self._run(agent, record, asked)
         finally:
             self._budget.asking -= 1
+            async with self._spent:
+                self._spent.notify_all()
         if answer is not None:
             self._silent = 0
             self._answers[at] = answer
@@ -233,10 +241,13 @@ class LlmLabeler:
     def _count(self, usage: Any) -> None:
         self._turns += usage.requests
         self._invalid += max(0, usage.requests - 1)
-        self._input += usage.input_tokens
+        given = usage.input_tokens
+        if usage.requests and not given:  # an endpoint that counts none must not be free
+            given = usage.requests * UNCOUNTED
+        self._input += given
         self._output += usage.output_tokens
         usd = None if usage.cost is None else float(usage.cost)
-        self._budget.spend(usage.input_tokens + usage.output_tokens, usd)
+        self._budget.spend(given + usage.output_tokens, usd)
 
     def _failed(self, err: Exception) -> None:
         """One question that got no answer; raises where no other would get one either."""

@@ -30,6 +30,8 @@ class Tokenizer(Protocol):
 def load_tokenizers(profile: Profile) -> dict[str, Tokenizer]:
     """Base name → tokenizer, for every base of the profile.
 
+    Of a base with two (SDXL) the first: both have CLIP's vocabulary and merges.
+
     Raises:
         ModelError: a base has no usable tokenizer.
     """

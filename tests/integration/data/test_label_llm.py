@@ -70,7 +70,7 @@ def ask(
 
 
 def test_good_answers_and_what_they_cost(tmp_path: Path) -> None:
-    with llm_server() as server:
+    with llm_server(lambda *_: Reply(after=0.05)) as server:
         found = ask(tmp_path, server, ["dog"] * 10)
     assert len(found.answers) == found.use.answered == 10
     assert found.answers[3].path(load_taxonomy()) == ("pets", "animals")
@@ -215,6 +215,13 @@ def test_a_budget_stops_it_and_the_rest_is_counted(tmp_path: Path, limit: dict[s
         assert found.use.fallback == {"budget": 8}
         more = ask(tmp_path, server, ["dog"] * 12)
     assert (more.use.cached, more.use.answered) == (4, 8)
+
+
+def test_an_endpoint_that_counts_no_tokens_is_not_free(tmp_path: Path) -> None:
+    with llm_server(lambda *_: Reply(tokens=(0, 0))) as server:
+        found = ask(tmp_path, server, ["dog"] * 6, llm_max_tokens=10_000)
+    assert found.use.fallback == {"budget": 3}
+    assert found.use.input_tokens == 9000
 
 
 def test_an_empty_account_stops_it(tmp_path: Path) -> None:

@@ -308,7 +308,7 @@ def test_webdataset_gets_shards(
             for member in tar:
                 names.append(member.name)
                 if member.name.endswith(".json"):
-                    about = json.loads(tar.extractfile(member).read())  # type: ignore[union-attr]
+                    about = json.loads(tar.extractfile(member).read())
                     seen[about["sha256"]] = about["text"]
     assert seen == {record.sha256: record.text for record in records}
     # A sample's files lie together, as webdataset wants them.
@@ -370,7 +370,7 @@ def test_an_llm_labels_first_and_the_fallback_does_the_rest(inputs: Inputs, tmp_
     assert (use.answered, use.fallback) == (10, {"budget": 14})
     assert use.cost_usd is None  # nobody knows what "m" costs
     records = [*made.records("train"), *made.records("validation")]
-    asked = [r for r in records if r.labels.keywords == tuple(GOOD["keywords"])]  # type: ignore[arg-type]
+    asked = [r for r in records if r.labels.keywords == tuple(GOOD["keywords"])]
     assert len(asked) == 10
     for record in asked:
         assert record.labels.theme == ("pets", "animals")
