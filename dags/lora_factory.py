@@ -70,7 +70,7 @@ with DAG(
         task_id="crawl_work", spec=specs["crawl"], planned_by="crawl_plan"
     ).expand(worker=crawl_plan.output)
     crawl = CrawlOperator(task_id="crawl", spec=specs["crawl"], planned_by="crawl_plan")
-    crawl_work >> crawl
+    [crawl_plan, crawl_work] >> crawl  # where there is one worker, crawl_work is skipped at once
     loras, judged, gates = [], [], []
     for n in ATTEMPTS:
         advice = {"advice": judged[-1]} if judged else {}

@@ -89,6 +89,12 @@ def test_nothing_is_deployed_without_its_gate(dag):
             assert gate.if_failed in gate.downstream_task_ids
 
 
+def test_a_crawl_waits_for_its_plan_and_its_workers(dag):
+    """Also where one worker is enough and the plan task skips crawl_work before it is made."""
+    assert dag.get_task("crawl").upstream_task_ids == {"plan", "crawl_plan", "crawl_work"}
+    assert dag.get_task("crawl_work").upstream_task_ids == {"plan", "crawl_plan"}
+
+
 def test_every_task_leads_to_the_result(dag):
     everything = {task.task_id for task in dag.tasks} - {"result"}
     assert dag.get_task("result").upstream_task_ids == everything
