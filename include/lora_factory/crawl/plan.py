@@ -8,7 +8,7 @@ that have to be judged.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import OWN, CrawlRequest, PlanSpec
 from lora_factory.contracts.stage import LocalArtifact, StageContext
-from lora_factory.crawl.graph.expand import expand
+from lora_factory.crawl.graph.expand import expand, revisions
 from lora_factory.errors import ArtifactError, SpecError
 from lora_factory.models.loaders import limit_threads, text_embedder
 from lora_factory.models.profiles import Profile, load_profile
@@ -45,6 +45,12 @@ class PlanReport(StageReport):
 def roles(spec: PlanSpec) -> tuple[str, ...]:
     """Terms are judged by the text embedder; own images need none."""
     return () if spec.source in OWN else ("text_embedder",)
+
+
+def conditions(inputs: Mapping[str, LocalArtifact], settings: Settings) -> dict[str, str]:
+    """Which data of knowledge graphs the deployment has."""
+    del inputs
+    return revisions(settings)
 
 
 def run(spec: PlanSpec, ctx: StageContext) -> PlanReport:

@@ -16,6 +16,7 @@ from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import OWN, CrawlRequest, CrawlSpec
 from lora_factory.contracts.stage import LocalArtifact, StageContext
+from lora_factory.crawl.graph.expand import revisions
 from lora_factory.crawl.plan import expand_topics, read_plan
 from lora_factory.crawl.report import CrawlReport
 
@@ -27,6 +28,11 @@ SPEC = CrawlSpec
 def roles(spec: CrawlRequest) -> tuple[str, ...]:
     """Only the web is judged by a model; a folder or bucket has what its owner put there."""
     return () if spec.source in OWN else ("topic_classifier", "text_embedder")
+
+
+def conditions(inputs: Mapping[str, LocalArtifact], settings: Settings) -> dict[str, str]:
+    """Which data of knowledge graphs the deployment has; a plan has used them already."""
+    return {} if "plan" in inputs else revisions(settings)
 
 
 def run(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:

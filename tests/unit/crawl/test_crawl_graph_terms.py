@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from knowledge_graphs import TableEmbedder, write_dump, write_wordnet
 from lora_factory.contracts.expansion import Expansion, ExpansionSpec, Graph, alone
 from lora_factory.contracts.settings import Settings
+from lora_factory.crawl import plan, stage
 from lora_factory.crawl.graph.assertions import import_dump
 from lora_factory.crawl.graph.base import Related, best_first
-from lora_factory.crawl.graph.expand import expand
+from lora_factory.crawl.graph.expand import expand, revisions
 from lora_factory.crawl.graph.terms import Candidate, Sieve, Start, query, starts
 from lora_factory.crawl.links import LinkScorer
 from lora_factory.errors import Interrupted
@@ -288,3 +289,19 @@ def test_a_bug_in_a_graph_is_reported_too(
     monkeypatch.setattr(WordNet, "related", fail)
     found = expand(["bird"], ExpansionSpec(), offline, TableEmbedder())
     assert (found.graphs[0].status, found.graphs[0].detail) == ("error", "RuntimeError: oh")
+
+
+def test_a_deployments_data_is_part_of_the_key(offline: Settings, tmp_path: Path) -> None:
+    found = revisions(offline)
+    assert set(found) == {"graph:wordnet", "graph:conceptnet_local"}
+    assert revisions(offline) == found
+    assert revisions(Settings()) == {}
+    gone = {"wordnet": tmp_path / "none", "conceptnet_file": tmp_path / "none"}
+    assert revisions(offline.model_copy(update=gone)) == {}
+    other = write_wordnet(tmp_path / "wn")
+    assert revisions(Settings(wordnet=other))["graph:wordnet"] == found["graph:wordnet"]
+    (other / "cntlist.rev").unlink()
+    changed = revisions(Settings(wordnet=other))["graph:wordnet"]
+    assert changed != found["graph:wordnet"]
+    assert plan.conditions({}, offline) == stage.conditions({}, offline) == found
+    assert stage.conditions({"plan": None}, offline) == {}  # type: ignore[dict-item]

@@ -123,7 +123,7 @@ def import_dump(
             if not found.kept:
                 msg = f"{dump} has no edge to keep: {found.table()}; is it ConceptNet's dump?"
                 raise DataError(msg)
-            _finish(connection, dump, languages)
+            _finish(connection, dump, languages, found.kept)
         part.replace(out)
     except (sqlite3.Error, OSError) as err:
         msg = f"{out} can't be written: {err}"
@@ -217,10 +217,13 @@ def _batches(dump: Path) -> Iterator[tuple[list[bytes], int]]:
         raise DataError(msg) from err
 
 
-def _finish(connection: sqlite3.Connection, dump: Path, languages: Sequence[str]) -> None:
+def _finish(
+    connection: sqlite3.Connection, dump: Path, languages: Sequence[str], edges: int
+) -> None:
     about = {
         "format": FORMAT,
-        "made_from": dump.name,
+        "made_from": f"{dump.name}, {dump.stat().st_size} bytes",
+        "edges": str(edges),
         "languages": json.dumps(sorted(languages)),
         "licence": LICENCE,
     }
@@ -257,17 +260,28 @@ class LocalConceptNet:
     name: Graph = "conceptnet_local"
 
     def __init__(self, path: Path, language: str) -> None:
-        if not path.is_file():
-            msg = f"no file {path}; make it by `python -m lora_factory topics import`"
-            raise Absent(msg)
         self._path, self._language = path, language
-        about: dict[str, str] = dict(self._rows("SELECT key, value FROM about"))
-        if about.get("format") != FORMAT:
-            msg = f"{path} was made by another version; make it again"
-            raise Unreadable(msg)
+        about = self.about(path)
         if f'"{language}"' not in about.get("languages", ""):
             msg = f"{path} holds the languages {about.get('languages')}, not {language!r}"
             raise Absent(msg)
+
+    @staticmethod
+    def about(path: Path) -> dict[str, str]:
+        """What a file says of itself.
+
+        Raises:
+            Absent: it isn't there.
+            Unreadable: it is something else, or of another version.
+        """
+        if not path.is_file():
+            msg = f"no file {path}; make it by `python -m lora_factory topics import`"
+            raise Absent(msg)
+        about: dict[str, str] = dict(_rows(path, "SELECT key, value FROM about"))
+        if about.get("format") != FORMAT:
+            msg = f"{path} was made by another version; make it again"
+            raise Unreadable(msg)
+        return about
 
     def related(self, term: str, limit: int) -> Sequence[Related]:
         """Neighbours of a term.
@@ -285,7 +299,8 @@ class LocalConceptNet:
         """Nothing is held open between lookups."""
 
     def _edges(self, term: str) -> Iterator[Edge]:
-        rows = self._rows(
+        rows = _rows(
+            self._path,
             "WITH here AS (SELECT id FROM node WHERE text = ?1 AND language = ?2), edges AS ("
             "SELECT * FROM (SELECT * FROM edge WHERE start IN here ORDER BY weight DESC LIMIT ?3) "
             "UNION SELECT * FROM (SELECT * FROM edge WHERE end IN here ORDER BY weight DESC LIMIT "
@@ -296,10 +311,12 @@ class LocalConceptNet:
         )
         return (Edge(r, Node(sl, st), Node(el, et), w) for r, sl, st, el, et, w in rows)
 
-    def _rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        try:
-            with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as connection:
-                return connection.execute(statement, values).fetchall()
-        except sqlite3.Error as err:
-            msg = f"{self._path} is no file of `topics import` ({err}); make it again"
-            raise Unreadable(msg) from err
+
+def _rows(path: Path, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    try:
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            return connection.execute(statement, values).fetchall()
+    except sqlite3.Error as err:
+        msg = f"{path} is no file of `topics import` ({err}); make it again"
+        raise Unreadable(msg) from err

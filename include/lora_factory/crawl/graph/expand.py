@@ -6,8 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from lora_factory.contracts.base import sha256_json
 from lora_factory.contracts.expansion import (
     DroppedTerm,
     Expansion,
@@ -25,7 +27,7 @@ from lora_factory.crawl.graph.conceptnet import ConceptNet
 from lora_factory.crawl.graph.http import Deadline, JsonClient
 from lora_factory.crawl.graph.memory import Breaker, Memory, Remembered
 from lora_factory.crawl.graph.terms import Candidate, Sieve, Start, starts
-from lora_factory.crawl.graph.wordnet import WordNet
+from lora_factory.crawl.graph.wordnet import WordNet, revision
 from lora_factory.crawl.hosts import HostRules
 from lora_factory.errors import ConfigurationError
 from lora_factory.models.roles import TextEmbedder
@@ -90,6 +92,23 @@ def describe(answer: GraphAnswer) -> str:
     if answer.asked:
         text += f", {answer.asked} words asked, {answer.named} terms named, {answer.kept} kept"
     return f"{text} ({answer.detail})" if answer.detail else text
+
+
+def revisions(settings: Settings) -> dict[str, str]:
+    """Which data the graphs of this deployment have: they decide what an expansion finds.
+
+    Part of the artifact key, so that a plan made before WordNet was there isn't found again. What
+    is not there or can't be read has no entry.
+    """
+    found = {}
+    if settings.wordnet is not None:
+        with suppress(OSError):
+            found["graph:wordnet"] = revision(settings.wordnet)
+    if settings.conceptnet_file is not None:
+        with suppress(GraphError):
+            about = LocalConceptNet.about(settings.conceptnet_file)
+            found["graph:conceptnet_local"] = sha256_json(about)
+    return found
 
 
 def open_graph(

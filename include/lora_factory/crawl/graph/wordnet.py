@@ -18,6 +18,7 @@ how often the sense was met in SemCor (``cntlist.rev``), then how few levels dow
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import mmap
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,7 @@ TOO_BROAD = 6000
 """Kinds from which on a word says nothing: *animal* has 4,000, *object* 28,000, *entity* 82,000."""
 LINE = 200_000
 """Bytes of the longest line; the longest of WordNet 3.0 has 13,000."""
+OPTIONAL = ("noun.exc", "cntlist.rev")
 PARTS = {"%p": "part", "%s": "substance", "%m": "member"}
 SLURS = ("ethnic slur", "disparaging", "derogatory", "offensive", "obscene", "vulgar")
 ENDINGS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("zes", "z"), ("ses", "s"))
@@ -78,6 +80,22 @@ class Synset:
     def offensive(self) -> bool:
         """Whether its gloss says that the word insults."""
         return any(mark in self.gloss for mark in SLURS)
+
+
+def revision(folder: Path) -> str:
+    """Hex sha256 over the files that are read.
+
+    Raises:
+        OSError: a needed one is missing.
+    """
+    whole = hashlib.sha256()
+    for name in ("index.noun", "data.noun", "noun.exc", "cntlist.rev"):
+        path = folder / name
+        if name in OPTIONAL and not path.is_file():
+            continue
+        with path.open("rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()
 
 
 def parse_index(line: str) -> tuple[str, tuple[int, ...]]:
