@@ -110,7 +110,7 @@ def ask(model: str, revision: str) -> Listing:
     return Listing(
         model=model,
         commit=info.sha or "",
-        licence=str(card.get("license") or "")[:100] if card is not None else "",
+        licence=_plain(card.get("license")) if card is not None else "",
         files=files,
     )
 
@@ -191,12 +191,18 @@ def _weights(listing: Listing, prefix: str, variant: str) -> list[HubFile]:
 
 def _usable(file: HubFile, listing: Listing) -> None:
     parts = file.path.split("/")
-    if not all(parts) or {".", ".."} & set(parts) or "\\" in file.path:
+    odd = "\\" in file.path or not file.path.isprintable()
+    if not all(parts) or {".", ".."} & set(parts) or odd:
         msg = f"model {_name(listing)} lists a file {file.path!r} that leads elsewhere; refused"
         raise ModelError(msg)
     if not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", file.etag):
         msg = f"model {_name(listing)}: the hub tells no hash of {file.path}; nothing can verify it"
         raise ModelError(msg)
+
+
+def _plain(word: object) -> str:
+    """A word of a model card: printable, of bounded length."""
+    return "".join(char for char in str(word or "") if char.isprintable())[:100]
 
 
 def _name(listing: Listing) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -80,7 +81,8 @@ def write_lock(file: Path, lock: Lock) -> None:
         part.write_text(_toml(lock, file.name.removesuffix(SUFFIX)), encoding="utf-8")
         part.replace(file)
     except OSError as err:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         msg = (
             f"lock file {file} can't be written ({err.strerror}); "
             "set LORA_FACTORY_PROFILES to a folder that can"
