@@ -20,7 +20,7 @@ from lora_factory.contracts.progress import Progress
 from lora_factory.crawl.frontier import Frontier
 from lora_factory.crawl.ledger import Entry, dump_chunk
 from lora_factory.crawl.tasks import KINDS, Kind, Lease, Scored, Settled, seen_key
-from lora_factory.errors import FactoryError
+from lora_factory.errors import FactoryError, ServiceUnavailable
 from lora_factory.store.workarea import WorkArea
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ class Pump:
         self._chunks = 0
         self._sent = Recent(RECENT)
         self._moved = asyncio.Event()  # something came back
+        self._over = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._committing = asyncio.Lock()
         self._settled: Counter[str] = Counter()
@@ -165,9 +166,10 @@ class Pump:
         if self._closed:
             return
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._over.set()
+        # Not cancelled: a client in the middle of a call may swallow that, and go on for ever.
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
         try:
             if self.error is None:
                 await self._commit()
@@ -198,10 +200,13 @@ class Pump:
             await work
         except FactoryError as err:
             self.fail(err)
+        except Exception as err:
+            # The one boundary: a worker without its pump would wait for ever.
+            log.exception("the crawl's pump")
+            self.fail(ServiceUnavailable(f"the crawl's pump broke: {err!r}; run the task again"))
 
     async def _commits(self) -> None:
-        while True:
-            await asyncio.sleep(POLL / 4)
+        while await self._pause(POLL / 4):
             if not self._waiting:
                 continue
             idle = not self._under_way.total()
@@ -230,18 +235,24 @@ class Pump:
         await asyncio.to_thread(self._area.put, name, chunk)
 
     async def _beats(self) -> None:
-        while True:
+        await self._beat()
+        while await self._pause(BEAT):
             await self._beat()
-            await asyncio.sleep(BEAT)
 
     async def _beat(self) -> None:
         await self.frontier.heartbeat(self.worker, self.stats, list(self._held))
         self._marks.append((time.monotonic(), self._settled["page"]))
 
     async def _tells(self) -> None:
-        while True:
+        await self._tell()
+        while await self._pause(TELL):
             await self._tell()
-            await asyncio.sleep(TELL)
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait; returns whether there is more to come."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), seconds)
+        return not self._closed
 
     async def _tell(self) -> None:
         for kind, counts in (await self.frontier.counts()).items():

@@ -63,12 +63,13 @@ def bitmap(seed: int) -> bytes:
 class SlowSite:
     """``pages`` pages on ``hosts`` servers, each with a picture and links to some others.
 
-    Picture ``n`` has the bytes of picture ``n % distinct``.
+    Picture ``n`` has the bytes of picture ``n % distinct``; ``distinct`` 0: pages have none.
     """
 
     def __init__(self, pages: int, hosts: int, seconds: float, distinct: int = 10**9) -> None:
         self.count, self.seconds = pages, seconds
         self.hits: Counter[str] = Counter()
+        self.times: list[float] = []  # of the hits
         self._lock = threading.Lock()
         self._pictures = {n: bitmap(n) for n in range(min(pages, distinct))}
         self._distinct = distinct
@@ -98,9 +99,10 @@ class SlowSite:
         links = {(n * 3 + k) % self.count for k in range(1, 4)} | {(n + 1) % self.count}
         anchors = "".join(f'<a href="{self.url(m)}">icons of animals {m}</a> ' for m in links)
         words = random.Random(n).sample(WORDS, len(WORDS))
+        picture = f"<img src='{self.url(n, 'picture')}' alt='animal {n}'>" if self._distinct else ""
         body = (
             f"<html><head><title>Icons of animals {n}</title></head><body><main><p>The animals "
-            f"{' '.join(words)}.</p><img src='{self.url(n, 'picture')}' alt='animal {n}'></main>"
+            f"{' '.join(words)}.</p>{picture}</main>"
             f'{anchors}<a rel="license" href="https://creativecommons.org/publicdomain/zero/1.0/">'
             "CC0</a></body></html>"
         )
@@ -115,6 +117,7 @@ class SlowSite:
                 if status == 200:
                     with site._lock:
                         site.hits[f"http://{self.headers['Host']}{self.path}"] += 1
+                        site.times.append(time.monotonic())
                     time.sleep(site.seconds)
                 self.send_response(status)
                 self.send_header("Content-Type", kind)

@@ -35,7 +35,7 @@ def spec(site: SlowSite, **budgets: int) -> CrawlSpec:
 
 @pytest.fixture
 def site() -> Iterator[SlowSite]:
-    site = SlowSite(pages=150, hosts=3, seconds=0.3, distinct=100)
+    site = SlowSite(pages=150, hosts=3, seconds=0.8, distinct=100)
     yield site
     site.close()
 
