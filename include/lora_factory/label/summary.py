@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_HOSTS = 20
 _OF = re.compile(r"\bof ([0-9a-f]{64})\b")
-COPIES = frozenset({"exact_duplicate", "near_duplicate", "semantic_duplicate"})
+COPIES = frozenset({"exact_duplicate", "near_duplicate", "semantic_duplicate", "text_duplicate"})
 
 
 @dataclass(frozen=True)
