@@ -62,7 +62,11 @@ class CrawlRequest(StageSpec):
         0.3, ge=0, le=1, description="Share of lines seen before on the page (Gopher)"
     )
     max_repeated_ngrams: float = Field(
-        0.15, ge=0, le=1, description="Share of characters in repeated 5-word runs (Gopher)"
+        0.3,
+        ge=0,
+        le=1,
+        description="Share of characters in repeated 5-word runs (Gopher: 0.15; listings in "
+        "manuals have 0.2)",
     )
     min_relevance: float = Field(0.2, ge=-1, le=1, description="Topic score a page needs")
     licences: tuple[str, ...] = Field(

@@ -1,8 +1,9 @@
 """Is a page worth keeping? Its words, their repetition, advertisements, language.
 
 The rules beyond the article's are Gopher's (Rae et al. 2021, appendix A.1.1), with its
-thresholds, but for the length: it asks for 50 words of a text to learn language from; what is
-said around pictures is shorter. Thresholds are fields of CrawlRequest.
+thresholds but for two: it asks for 50 words of a text to learn language from, and what is said
+around pictures is shorter; and its 0.15 of repeated runs drops one page in ten of a manual with
+listings (Debian's handbook), so here it is 0.3. Thresholds are fields of CrawlRequest.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def test_languages() -> None:
 def test_fault_names_the_first_thing_wrong() -> None:
     assert fault(page(PROSE), SPEC) is None
     lines = "\n".join([*PROSE.replace(". ", ", ").split(", "), *["Download"] * 9])
-    runs = " ".join([PROSE, *["click here to download this icon"] * 5])
+    runs = f"{PROSE} {PROSE}"
     long = " ".join(f"antidisestablishmentarianism{n}" for n in range(40))
     reasons = [
         fault(page("icons icons icons", 99), SPEC),
