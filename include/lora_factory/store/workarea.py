@@ -12,6 +12,7 @@ from pathlib import Path
 
 from obstore.exceptions import AlreadyExistsError
 
+from lora_factory.errors import ArtifactError
 from lora_factory.store.artifacts import local_root, open_objects, store_errors
 
 
@@ -48,22 +49,42 @@ class WorkArea:
 
     @store_errors
     def read(self, path: str) -> bytes:
-        """The bytes of an object."""
-        return bytes(self._store.get(path).bytes())
+        """The bytes of an object.
+
+        Raises:
+            ArtifactError: it isn't there.
+        """
+        try:
+            return bytes(self._store.get(path).bytes())
+        except FileNotFoundError as err:
+            raise self._missing(path) from err
 
     @store_errors
     def bring(self, path: str, target: Path) -> None:
-        """Make a local file of an object; of a local store's by a link, where that can be."""
+        """Make a local file of an object; of a local store's by a link, where that can be.
+
+        Raises:
+            ArtifactError: it isn't there.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
-        if self._local is not None:
+        target.unlink(missing_ok=True)
+        try:
+            if self._local is None:
+                with target.open("wb") as out:
+                    for chunk in self._store.get(path).stream(min_chunk_size=1 << 20):
+                        out.write(chunk)
+                return
             try:
                 os.link(self._local / path, target)
-            except OSError:
+            except FileNotFoundError:
+                raise
+            except OSError:  # another file system, or one without links
                 shutil.copyfile(self._local / path, target)
-            return
-        with target.open("wb") as out:
-            for chunk in self._store.get(path).stream(min_chunk_size=1 << 20):
-                out.write(chunk)
+        except FileNotFoundError as err:
+            raise self._missing(path) from err
+
+    def _missing(self, path: str) -> ArtifactError:
+        return ArtifactError(f"{self.url}/{path} is gone; run what made it again")
 
     @store_errors
     def clear(self) -> None:

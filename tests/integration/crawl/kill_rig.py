@@ -81,6 +81,11 @@ class SlowSite:
         return f"http://127.0.0.1:{port}/{kind}/{n}" + (".png" if kind == "picture" else "")
 
     @property
+    def distinct(self) -> int:
+        """Pictures that differ."""
+        return min(self.count, self._distinct)
+
+    @property
     def hosts(self) -> tuple[str, ...]:
         return tuple(f"127.0.0.1:{server.server_port}" for server in self._servers)
 
