@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lora_factory.errors import ArtifactError, FactoryError, ServiceUnavailable
 from lora_factory.store.artifacts import ArtifactStore
+from lora_factory.store.workarea import WorkArea
 from unit.store.test_artifacts import draft
 
 pytestmark = pytest.mark.integration
@@ -98,3 +99,18 @@ def test_a_server_that_is_gone_is_transient(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(ServiceUnavailable, match="try again"):
         ArtifactStore("s3://factory/x", tmp_path / "cache").find("raw", "k")
+
+
+def test_work_area_on_s3(s3: str, tmp_path: Path) -> None:
+    assert s3
+    area = WorkArea("s3://factory/some/work")
+    assert area.put_once("images/a.png", b"first")
+    assert not area.put_once("images/a.png", b"second")
+    area.put("chunks/1.jsonl", b"x")
+    assert sorted(area.names("images")) == ["images/a.png"]
+    area.bring("images/a.png", tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == b"first"
+    with pytest.raises(ArtifactError, match="is gone"):
+        area.read("images/b.png")
+    area.clear()
+    assert list(area.names("images")) + list(area.names("chunks")) == []
