@@ -183,9 +183,14 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def close(value: Any) -> Any:
-    """Scores as near as they are: in which batch a page is scored moves their last digits."""
+    """Scores as near as they are: in which batch a page is scored moves their last digits.
+
+    How long the knowledge graphs took is left out.
+    """
     if isinstance(value, dict):
-        return {name: close(part) for name, part in value.items()}
+        return {name: close(part) for name, part in value.items() if name != "seconds"}
+    if isinstance(value, list):
+        return [close(part) for part in value]
     return pytest.approx(value, abs=2e-4) if isinstance(value, float) else value
 
 
@@ -211,10 +216,12 @@ def test_two_workers_bring_what_one_brings(
     assert [entry["name"] for entry in merged["inputs"]] == ["plan"]
 
 
-def test_both_worked_and_nothing_was_asked_for_twice(shared: Shared) -> None:
+def test_nothing_was_asked_for_twice(shared: Shared) -> None:
     reports = [shared.factory.manifest(part)["stats"] for part in shared.parts]
-    assert all(report["work"]["pages"] > 0 for report in reports)
     assert len({report["worker"] for report in reports}) == 2
+    # One host answers eight at a time: a quick worker may leave nothing to the other.
+    done = sum(report["work"]["images"] for report in reports)
+    assert done >= shared.factory.manifest(shared.merged)["counts"]["kept"]
     once_a_worker = {"/robots.txt", "/.well-known/tdmrep.json"}
     asked = [hit for hit in shared.hits if hit not in once_a_worker]
     assert len(asked) == len(set(asked))
