@@ -9,9 +9,13 @@ sharpness 0.47–0.96, blurred by σ = 3 px 0.09–0.17 (photographs 0.07–0.10
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SHARPNESS_SIDE = 256  # pixels; larger images are reduced first: nobody trains at 24 megapixels
 MIN_SHARPNESS = 0.08
@@ -61,29 +65,51 @@ class Quality:
 
 
 def measure(image: Image.Image) -> Quality:
-    """Measure an RGB image of any size."""
-    pixels = np.asarray(reduced(image, 2 * SHARPNESS_SIDE), dtype=np.float32) / 255
-    flat = pixels.reshape(-1, 3)
-    median = np.median(flat, axis=0)
+    """Measure an RGB image of any size; larger ones as they look at 512 pixels.
+
+    By histograms of 256 levels: several times quicker than sorting pixels.
+    """
+    small = reduced(image, 2 * SHARPNESS_SIDE)
+    bands = small.split()
+    brightest = ImageChops.lighter(ImageChops.lighter(bands[0], bands[1]), bands[2])
+    darkest = ImageChops.darker(ImageChops.darker(bands[0], bands[1]), bands[2])
+    apart = [
+        band.point([abs(level - middle) for level in range(256)])
+        for band, middle in ((band, _level(band, 0.5)) for band in bands)
+    ]
+    gaps = ImageChops.lighter(ImageChops.lighter(apart[0], apart[1]), apart[2]).histogram()
     return Quality(
         side=min(image.size),
         aspect=max(image.size) / min(image.size),
-        brightest=float(np.quantile(flat.max(axis=1), 0.995)),
-        darkest=float(np.quantile(flat.min(axis=1), 0.005)),
-        ink=float(np.mean(np.abs(flat - median).max(axis=1) > INK_STEP)),
-        sharpness=sharpness(image),
+        brightest=_level(brightest, 0.995) / 255,
+        darkest=_level(darkest, 0.005) / 255,
+        ink=sum(gaps[int(INK_STEP * 255) + 1 :]) / sum(gaps),
+        sharpness=sharpness(small),
     )
 
 
 def sharpness(image: Image.Image) -> float:
     """Steepest step between neighbouring pixels relative to the picture's contrast."""
-    grey = np.asarray(reduced(image, SHARPNESS_SIDE).convert("L"), dtype=np.float32) / 255
-    steps = np.concatenate([np.abs(np.diff(grey, axis=axis)).ravel() for axis in (0, 1)])
-    if not steps.size:
+    grey = reduced(image, SHARPNESS_SIDE).convert("L")
+    levels = np.asarray(grey, dtype=np.int16)
+    counts = sum(
+        np.bincount(np.abs(np.diff(levels, axis=axis)).ravel(), minlength=256) for axis in (0, 1)
+    )
+    steps = np.asarray(counts)
+    if not steps.sum():
         return 0.0
-    low, high = np.quantile(grey, [0.005, 0.995])
+    contrast = (_level(grey, 0.995) - _level(grey, 0.005)) / 255
     # A picture without contrast has no edges to judge; `uniform` speaks for it.
-    return float(np.quantile(steps, 0.998) / max(high - low, 0.02))
+    return _quantile(steps, 0.998) / 255 / max(contrast, 0.02)
+
+
+def _level(band: Image.Image, share: float) -> int:
+    """The level, 0 to 255, that ``share`` of a band's pixels don't exceed."""
+    return _quantile(np.asarray(band.histogram()), share)
+
+
+def _quantile(counts: NDArray[np.int64], share: float) -> int:
+    return int(np.searchsorted(np.cumsum(counts), share * counts.sum()))
 
 
 def reduced(image: Image.Image, side: int) -> Image.Image:

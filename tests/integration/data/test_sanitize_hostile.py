@@ -53,7 +53,7 @@ def sixteen_bits() -> bytes:
 def bars() -> bytes:
     """A noisy picture between black bars, as films have."""
     wide = Image.new("RGB", (96, 96))
-    wide.paste(Image.effect_noise((96, 60), 90).convert("RGB"), (0, 18))
+    wide.paste(Image.effect_noise((96, 60), 40).convert("RGB"), (0, 18))
     return encoded(wide)
 
 

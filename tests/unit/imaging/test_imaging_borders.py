@@ -14,7 +14,7 @@ from lora_factory.imaging.decode import decode
 def film(size: tuple[int, int], box: tuple[int, int, int, int], colour: str) -> Image.Image:
     """Noise in ``box``, bars of ``colour`` around."""
     image = Image.new("RGB", size, colour)
-    noise = Image.effect_noise((box[2] - box[0], box[3] - box[1]), 60).convert("RGB")
+    noise = Image.effect_noise((box[2] - box[0], box[3] - box[1]), 40).convert("RGB")
     image.paste(noise, box[:2])
     return image
 

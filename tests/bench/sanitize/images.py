@@ -1,0 +1,141 @@
+"""sanitize.images_vs_*: pictures a second on one core, beside img2dataset's resize and
+cleanvision's checks on the same files.
+
+Ours decodes, crops, measures, normalises to PNG and makes both fingerprints (``items.admit``).
+img2dataset's ``Resizer`` only reduces to 256 px and encodes a JPEG; cleanvision only measures
+(its checks of single images and exact and near duplicates). Both run in a virtual environment of
+their own under ``build/``, on one thread, on 200 made photographs of 640×480. The three take
+turns, and each one's best of two rounds counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[name] = "1"
+
+import numpy as np  # noqa: E402
+from PIL import Image, ImageFilter  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT / "include")]
+
+from lora_factory.contracts.records import RawRecord  # noqa: E402
+from lora_factory.contracts.specs import SanitizeSpec  # noqa: E402
+from lora_factory.sanitize.items import Admitted, Source, admit  # noqa: E402
+
+COUNT, SIZE, ROUNDS = 200, (640, 480), 2
+VENV = ROOT / "build" / "bench-images"
+PACKAGES = ("cleanvision==0.3.7", "img2dataset==1.47.0")
+IMG2DATASET = """
+import io, sys, time
+from pathlib import Path
+import cv2
+from img2dataset.resizer import Resizer
+cv2.setNumThreads(1)
+resizer = Resizer(image_size=256, resize_mode="border", resize_only_if_bigger=False)
+files = sorted(Path(sys.argv[1]).glob("*.jpg"))
+start = time.perf_counter()
+for file in files:
+    data, *_, error = resizer(io.BytesIO(file.read_bytes()))
+    assert error is None, error
+print(len(files) / (time.perf_counter() - start))
+"""
+CLEANVISION = """
+import contextlib, io, sys, time
+from pathlib import Path
+from cleanvision import Imagelab
+count = len(list(Path(sys.argv[1]).glob("*.jpg")))
+start = time.perf_counter()
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    Imagelab(data_path=sys.argv[1]).find_issues(n_jobs=1)
+print(count / (time.perf_counter() - start))
+"""
+
+
+def photographs(folder: Path) -> list[Source]:
+    """Smooth shapes with some grain, no two alike, as JPEG at quality 90."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(COUNT):
+        coarse = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC)
+        grain = rng.normal(0, 6, (SIZE[1], SIZE[0], 3))
+        image = Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
+        file = folder / f"{number:064x}.jpg"
+        image.filter(ImageFilter.SHARPEN).save(file, quality=90)
+        record = RawRecord(
+            sha256=file.stem, file_name=file.name, url=f"https://e.org/{number}", width=1, height=1
+        )
+        found.append(Source(record, file, replayed=False))
+    return found
+
+
+def ours(sources: list[Source]) -> float:
+    """Images a second."""
+    with tempfile.TemporaryDirectory() as out:
+        spec = SanitizeSpec(raw="none")
+        started = time.perf_counter()
+        passed = [admit(source, Path(out), spec) for source in sources]
+        seconds = time.perf_counter() - started
+    assert all(isinstance(one, Admitted) for one in passed), passed[0]
+    return len(sources) / seconds
+
+
+def theirs(script: str, folder: Path) -> float:
+    """Images a second, as the script prints it."""
+    done = subprocess.run(
+        [str(VENV / "bin" / "python"), "-c", script, str(folder)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"},
+    )
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    if not (VENV / "bin" / "img2dataset").exists():
+        venv.create(VENV, with_pip=True)
+        install = [str(VENV / "bin" / "python"), "-m", "pip", "install", "-q", *PACKAGES]
+        subprocess.run(install, check=True, stdout=sys.stderr)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sources = photographs(folder)
+        rates = [
+            (ours(sources), theirs(IMG2DATASET, folder), theirs(CLEANVISION, folder))
+            for _ in range(ROUNDS)
+        ]
+    mine, resize, checks = (max(rate) for rate in zip(*rates, strict=True))
+    sys.stderr.write(
+        f"images/s on one core: ours {mine:.0f}, img2dataset {resize:.0f}, "
+        f"cleanvision {checks:.0f}\n"
+    )
+    against = {
+        "img2dataset": (mine / resize, "img2dataset 1.47.0, Resizer to 256 px"),
+        "cleanvision": (mine / checks, "cleanvision 0.3.7, find_issues on one job"),
+    }
+    for name, (value, whom) in against.items():
+        line = {
+            f"sanitize.images_vs_{name}": {
+                "value": round(value, 3),
+                "unit": "ratio",
+                "goal": 1.0,
+                "better": "higher",
+                "against": whom,
+                "command": "python tests/bench/run.py --only sanitize",
+            }
+        }
+        sys.stdout.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()
