@@ -95,8 +95,8 @@ class SharedCrawl(Contract):
 class CrawlStatus(SharedCrawl):
     """A crawl at one moment, as command and page show it.
 
-    ``starting``: nothing was queued yet. ``stalled``: leases are out, and nothing was settled for long. ``deserted``: there is work,
-    and no worker was heard of for longer than a lease lasts.
+    ``starting``: nothing was queued yet. ``stalled``: leases are out, and nothing was settled for
+    long. ``deserted``: there is work, and no worker was heard of for longer than a lease lasts.
     """
 
     state: CrawlState

@@ -109,7 +109,8 @@ def test_a_hosts_budget_is_exact_and_what_is_left_of_it_holds_nobody_up(rig: Rig
         first = await f.lease("w", "page", 50)
         assert urls(first) == ["http://a/0", "http://a/1", "http://b/1"]
         await settle(f, first[:1], counts=False)  # makes room for another
-        assert urls(more := await f.lease("w", "page", 50)) == ["http://a/2"]
+        more = await f.lease("w", "page", 50)
+        assert urls(more) == ["http://a/2"]
         await settle(f, [*first[1:], *more])
         assert await f.add([page("http://a/late"), image("http://a/i.png")]) == 2
         assert await f.lease("w", "page", 50) == []
