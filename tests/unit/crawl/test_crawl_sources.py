@@ -112,7 +112,7 @@ def test_wikimedia_results_and_the_next_page() -> None:
     assert query(url)["gsrsearch"] == ["ink cats filetype:bitmap"]
     page = commons(
         LicenseUrl="https://creativecommons.org/licenses/by/4.0",
-        ImageDescription="<p>A <b>cat</b> in ink</p>",
+        ImageDescription="<style>p > b {}</style><p>A <b title='5 > 4'>cat</b> in&nbsp;ink</p>",
         Categories="Cats|Ink drawings",
     )
     svg = commons() | {"imageinfo": [{"url": "https://u.test/x.svg", "mime": "image/svg+xml"}]}

@@ -11,10 +11,11 @@ request at a time, ``maxlag=5``, a User-Agent with a contact address
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+
+from bs4 import BeautifulSoup
 
 from lora_factory.crawl.extract import MAX_NEARBY, ImageRef, squeeze
 from lora_factory.crawl.licences import UNKNOWN, Licence, licence_id
@@ -23,7 +24,8 @@ from lora_factory.crawl.sources.base import FoundImage, Listing, Unreadable
 PAGE_SIZE = 50
 WIDTH = 1280
 KINDS = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif"})
-TAG = re.compile(r"<[^>]{0,2000}>")
+MAX_VALUE = 20_000  # characters of a description that are read
+UNSEEN = ["script", "style", "template"]
 
 
 class WikimediaSource:
@@ -128,4 +130,9 @@ def _meta(meta: Any, name: str) -> str:
     """One value of extmetadata as plain text: its values are HTML."""
     entry = meta.get(name) if isinstance(meta, dict) else None
     value = entry.get("value") if isinstance(entry, dict) else None
-    return squeeze(TAG.sub(" ", value)) if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    soup = BeautifulSoup(value[:MAX_VALUE], "lxml")
+    for part in soup(UNSEEN):
+        part.decompose()
+    return squeeze(soup.get_text(" "))
