@@ -132,7 +132,7 @@ def _meta(meta: Any, name: str) -> str:
     value = entry.get("value") if isinstance(entry, dict) else None
     if not isinstance(value, str):
         return ""
-    soup = BeautifulSoup(value[:MAX_VALUE], "lxml")
+    soup = BeautifulSoup(f"<p>{value[:MAX_VALUE]}", "lxml")  # so that it is never taken for a path
     for part in soup(UNSEEN):
         part.decompose()
     return squeeze(soup.get_text(" "))
