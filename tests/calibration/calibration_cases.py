@@ -32,8 +32,8 @@ class Case:
 def cases(*, reported: bool) -> Iterator[Case]:
     """All cases of the reported styles, or of the fitted ones, that have a file.
 
-    ``foreign`` adapters are sound ones of the other styles of the same group, so that no
-    reported style enters the fit.
+    ``foreign`` adapters are sound ones of other styles of the same group, so that no reported
+    style enters the fit.
     """
     group = [style for style in STYLES if style.reported == reported]
     for style in group:
@@ -41,9 +41,8 @@ def cases(*, reported: bool) -> Iterator[Case]:
         for file in sorted(folder.glob("good-*.safetensors")):
             yield Case(style, "good", file)
         yield Case(style, "zeroed", folder / "good-0.safetensors")
-        at = group.index(style)
-        for other in (*group[at + 1 :], *group[:at])[:2]:
-            yield Case(style, "foreign", ADAPTERS / other.name / "good-0.safetensors")
+        for other in style.foreign:
+            yield Case(style, "foreign", ADAPTERS / other / "good-0.safetensors")
         for kind in ("rate", "memorised", "overtrained", "shuffled"):
-            if (file := folder / f"{kind}.safetensors").exists():
+            for file in sorted(folder.glob(f"{kind}*.safetensors")):
                 yield Case(style, kind, file)

@@ -1,7 +1,7 @@
 """The icon styles that calibration fits on and reports on, and datasets of them in house form.
 
 ``data/<style>/sheet.png`` holds a style's icons, 64 px each, row by row, and ``icons.json``
-their names, licence and source (``render.py`` made both). Four styles are fitted on, three
+their names, licence and source (``render.py`` made both). Four styles are fitted on, four
 only reported on: a constant that has seen a style says nothing of others.
 """
 
@@ -40,17 +40,45 @@ class Style:
     trigger: str
     words: str
     reported: bool
+    foreign: tuple[str, ...]
+    """Styles of the same group whose LoRAs are none of this one."""
     plain: bool = True
 
 
 STYLES = (
-    Style("high-contrast", "fluent-emoji-high-contrast", "", "vokel", "black emoji", False),
-    Style("tabler-filled", "tabler", "-filled", "zumar", "solid signs", False),
-    Style("ph-duotone", "ph", "-duotone", "quilp", "grey two-tone", False),
-    Style("lucide", "lucide", "", "brefa", "thin lines", False),
-    Style("mdi", "mdi", "", "tusko", "solid black", True),
-    Style("carbon", "carbon", "", "feldo", "drawn signs", True),
-    Style("meteocons", "meteocons", "-fill", "ansor", "weather colours", True, plain=False),
+    Style(
+        *("high-contrast", "fluent-emoji-high-contrast", "", "vokel", "black emoji", False),
+        foreign=("tabler-filled", "ph-duotone"),
+    ),
+    Style(
+        *("tabler-filled", "tabler", "-filled", "zumar", "solid signs", False),
+        foreign=("ph-duotone", "lucide"),
+    ),
+    Style(
+        *("ph-duotone", "ph", "-duotone", "quilp", "grey two-tone", False),
+        foreign=("lucide", "high-contrast"),
+    ),
+    Style(
+        *("lucide", "lucide", "", "brefa", "thin lines", False),
+        foreign=("high-contrast", "tabler-filled"),
+    ),
+    Style(
+        *("mdi", "mdi", "", "tusko", "solid black", True),
+        foreign=("carbon", "meteocons"),
+    ),
+    Style(
+        *("carbon", "carbon", "", "feldo", "drawn signs", True),
+        foreign=("meteocons", "mdi"),
+    ),
+    Style(
+        *("meteocons", "meteocons", "-fill", "ansor", "weather colours", True),
+        foreign=("mdi", "carbon"),
+        plain=False,
+    ),
+    Style(
+        *("fluent", "fluent", "-24-regular", "mirda", "outlined signs", True),
+        foreign=("mdi", "meteocons"),
+    ),
 )
 VALIDATION = 24
 """Icons held out; the rest is trained on."""
@@ -91,7 +119,7 @@ def write_dataset(
     name: str,
     *,
     subjects: Sequence[str] | None = None,
-    only: int | None = None,
+    only: range | None = None,
     held_out: bool = True,
 ) -> Path:
     """A dataset artifact's folder.
@@ -100,14 +128,15 @@ def write_dataset(
         folder: made here.
         name: of the style.
         subjects: other captions for the training icons, in their order (sabotage).
-        only: the first so many training icons and no more (sabotage).
+        only: places of the training icons there are, and no more (sabotage).
         held_out: whether there is a validation split; without one training can't see that
             it overfits, and keeps its last weights.
     """
     about, chosen = icons(name), style(name)
     parts = {"validation": range(VALIDATION), "train": range(VALIDATION, len(about.pictures))}
     told = dict(zip(parts["train"], subjects, strict=True)) if subjects is not None else {}
-    parts["train"] = parts["train"][:only]
+    if only is not None:
+        parts["train"] = parts["train"][only.start : only.stop]
     if not held_out:
         del parts["validation"]
     for part, places in parts.items():

@@ -12,7 +12,8 @@ rank 4, 0.5 MB): ``good-<seed>``, and the sabotages that need a training of thei
 ``rate``       learning rate × 30, the weights of the last snapshot: the stage itself
                restores the best, which are none, or refuses when the loss is NaN
 ``memorised``  one icon, again and again
-``overtrained``  four icons, each seen 20 times as often as a good training shows one
+``overtrained``  four icons, each seen 20 times as often as a good training shows one;
+               ``overtrained-1`` the next four
 =============  ==================================================================
 
 A zeroed ``lora_up`` and another style's adapter are derived where they are used. Sabotaged
@@ -48,8 +49,15 @@ log = logging.getLogger("calibration")
 def order() -> list[tuple[Style, str]]:
     """What to make, the reported styles first, so that a partial result is of use."""
     kinds = ("good-0", "shuffled", "rate", "memorised", "overtrained", "good-1")
-    groups = [[style for style in STYLES if style.reported == first] for first in (True, False)]
-    return [(style, kind) for group in groups for kind in kinds for style in group]
+    more = ("good-2", "overtrained-1")  # for the fit: more of what is hard to tell apart
+    reported = [style for style in STYLES if style.reported]
+    fitted = [style for style in STYLES if not style.reported]
+    return [
+        (style, kind)
+        for group, made in ((reported, kinds), (fitted, (*kinds, *more)))
+        for kind in made
+        for style in group
+    ]
 
 
 def plan_of(kind: str, seed: int, learnt: int) -> TrainPlan:
@@ -81,14 +89,15 @@ def base_targets() -> tuple[str, ...]:
     return load_profile("embedded", Settings()).base(None, "art").targets
 
 
-def dataset_of(folder: Path, style: Style, kind: str) -> Path:
+def dataset_of(folder: Path, style: Style, kind: str, seed: int) -> Path:
     subjects = icons(style.name).subjects[VALIDATION:]
     if kind == "shuffled":
         return write_dataset(folder, style.name, subjects=deal(subjects), held_out=False)
     if kind == "memorised":
-        return write_dataset(folder, style.name, only=1, held_out=False)
+        return write_dataset(folder, style.name, only=range(1), held_out=False)
     if kind == "overtrained":
-        return write_dataset(folder, style.name, only=OVERTRAINED_ICONS, held_out=False)
+        some = range(OVERTRAINED_ICONS * seed, OVERTRAINED_ICONS * (seed + 1))
+        return write_dataset(folder, style.name, only=some, held_out=False)
     return write_dataset(folder, style.name, held_out=kind != "rate")
 
 
@@ -104,7 +113,7 @@ def make(style: Style, kind: str, target: Path) -> None:
     name, _, seed = kind.partition("-")
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        dataset = artifact(dataset_of(folder / "dataset", style, name), "dataset")
+        dataset = artifact(dataset_of(folder / "dataset", style, name, int(seed or 0)), "dataset")
         learnt = len(icons(style.name).subjects) - VALIDATION
         plan = plan_artifact(folder / "plan", plan_of(name, int(seed or 0), learnt))
         ctx = context(folder / "work", dataset=dataset, plan=plan)

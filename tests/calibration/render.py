@@ -1,4 +1,4 @@
-"""Makes ``data/<style>`` from unpacked npm packages; run once, results committed.
+"""Makes ``data/<style>`` from unpacked npm packages, but for those there are; results committed.
 
 ::
 
@@ -30,6 +30,8 @@ VARIANT = re.compile(r"-(outline|filled|fill|off|variant|alt|light|thin|bold|duo
 
 def main() -> None:
     for style in STYLES:
+        if (DATA / style.name).exists():
+            continue
         package = Path(sys.argv[1]) / style.package
         shapes = json.loads((package / "icons.json").read_text(encoding="utf-8"))
         info = json.loads((package / "info.json").read_text(encoding="utf-8"))

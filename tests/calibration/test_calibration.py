@@ -1,4 +1,4 @@
-"""The calibration of the embedded scorer, on styles that were not fitted on.
+"""The calibration of the embedded scorer, on styles that no constant was fitted on.
 
 Without training: the adapters are kept (``adapters/``, made by ``make.py``), and so is what the
 scorer saw of their pictures (``data/seen``, made by ``fit.py``). The slow test draws again.
@@ -18,7 +18,8 @@ from lora_factory.contracts.evaluation import Calibration
 from lora_factory.evaluate.calibration import find_calibration
 
 MAX_BYTES = 1_000_000
-ALL_BYTES = 25_000_000
+ALL_BYTES = 32_000_000
+"""56 adapters of 0.54 MB: eight styles."""
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +44,23 @@ def test_the_figure_in_the_calibration_is_what_comes_out(
     )
 
 
-@pytest.mark.xfail(strict=True, reason="missed: 0.944 (include/docs/LOG.md)")
 def test_sound_and_sabotaged_adapters_are_told_apart(
     calibration: Calibration, reported: list[fit.Judged]
 ) -> None:
     assert fit.auc_of(reported, calibration.constants) >= fit.GOAL
 
 
-PASSES = pytest.mark.xfail(strict=True, reason="one of three passes with 0.86, just")
+def test_without_typicality_overtrained_adapters_are_not_seen(
+    calibration: Calibration, reported: list[fit.Judged]
+) -> None:
+    """What the fifth score is for; nothing is fitted here."""
+    constants = calibration.constants
+    others = tuple(name for name in constants.counted if name != "typicality")
+    without = constants.model_copy(update={"counted": others})
+    assert fit.auc_of(reported, constants) > fit.auc_of(reported, without) + 0.02
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(one, marks=PASSES if one == "shuffled" else ()) for one in SABOTAGES],
-)
+@pytest.mark.parametrize("kind", SABOTAGES)
 def test_no_sabotaged_adapter_passes(
     kind: str, calibration: Calibration, reported: list[fit.Judged]
 ) -> None:
@@ -64,6 +68,13 @@ def test_no_sabotaged_adapter_passes(
     assert len(some) >= 3
     passed = [one.case.name for one in some if one.score(calibration.constants) >= SPEC.threshold]
     assert not passed
+
+
+def test_the_constants_are_what_the_rules_make_of_the_fitted_styles(
+    calibration: Calibration,
+) -> None:
+    found = fit.fit(fit.judge(None, reported=False, kept=fit.KEPT))
+    assert found == calibration.constants
 
 
 def test_reported_styles_never_entered_the_fit(calibration: Calibration) -> None:

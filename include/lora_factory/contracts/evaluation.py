@@ -18,6 +18,8 @@ MetricName = Literal[
     "alignment",
     "diversity",
     "efficiency",
+    "typicality",
+    "adherence",
     "drift",
     "cmmd",
     "kid",
@@ -68,6 +70,8 @@ class Constants(Contract):
     alignment: Scale = Scale()
     diversity: Scale = Scale()
     efficiency: Scale = Scale()
+    typicality: Scale = Scale()
+    adherence: Scale = Scale()
     drift: Scale = Scale()
     in_style_percentile: float = Field(5.0, ge=0, lt=50)
     least_alignment: float = Field(0.5, ge=0, le=1)

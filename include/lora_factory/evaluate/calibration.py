@@ -13,6 +13,11 @@ pure functions of embeddings, so constants can be fitted offline on stored ones
 ``diversity``          raw: variety inside the style over that of real images of the same
                        subjects (quality-weighted Vendi, less 1). Default 0 … 1
 ``efficiency``         raw: seconds of the base over seconds with the LoRA. Default 0 … 1
+``typicality``         raw: how often a picture is closer to the style than a real image.
+                       Default 0 … 1: as often as the base's … as real images (half the time)
+``adherence``          raw: what the LoRA's pictures have to do with their own prompts (words, real
+                       image of the subject, the base's picture), over what the base's have.
+                       Default 0 … 1: no more than with others' … as the base
 ``drift``              raw: how much of the base's picture stays on prompts that are none of the
                        LoRA's business: 0 another subject's picture, 1 the same prompt's with
                        another seed. Default 0 … 1

@@ -10,25 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from lora_factory.contracts.base import Contract
 from lora_factory.contracts.evaluation import HardGate
-from lora_factory.contracts.training import TrainReport
 from lora_factory.diffusion.families import load_base
-from lora_factory.errors import ArtifactError, ModelError, SpecError
+from lora_factory.errors import SpecError
 from lora_factory.evaluate import gates, metrics
 from lora_factory.evaluate.calibration import constants_of, find_calibration
 from lora_factory.evaluate.data import load_style
-from lora_factory.evaluate.evaluator import abstains, pair_up
+from lora_factory.evaluate.evaluator import (
+    abstains,
+    adherence_low,
+    counted_quality,
+    overall_of,
+    pair_up,
+)
 from lora_factory.evaluate.grid import MAX_PROMPTS, GridRow, draw_grid
 from lora_factory.evaluate.html import GATES, METRICS, SHOWN, render
 from lora_factory.evaluate.pairs import Adapter, Painter
 from lora_factory.evaluate.prompts import split_prompts, with_trigger
-from lora_factory.evaluate.statistics import geometric_means, interval, resample, with_estimate
+from lora_factory.evaluate.statistics import interval, resample, with_estimate
+from lora_factory.evaluate.trained import base_of, trained_report
 from lora_factory.guard.output import output_guard
 from lora_factory.models.loaders import image_text_scorer, limit_threads
 from lora_factory.models.profiles import load_profile
@@ -39,17 +46,16 @@ if TYPE_CHECKING:
     from lora_factory.contracts.evaluation import Constants
     from lora_factory.contracts.specs import EvaluateSpec
     from lora_factory.contracts.stage import LocalArtifact, StageContext
+    from lora_factory.contracts.training import TrainReport
     from lora_factory.evaluate.data import StyleData
     from lora_factory.evaluate.prompts import EvalPrompt
     from lora_factory.evaluate.statistics import Floats
     from lora_factory.guard.output import OutputGuard
     from lora_factory.models.profiles import BaseEntry, Profile
-    from lora_factory.models.roles import ImageTextScorer
+    from lora_factory.models.roles import ImageTextScorer, Vectors
 
 SCORER = "image_text_scorer"
-NAMES = ("fidelity", "alignment", "diversity", "drift", "overall")
-QUALITY = ("fidelity", "alignment", "diversity")
-"""What ``overall`` is the geometric mean of, where alignment can be read."""
+NAMES = ("fidelity", "alignment", "diversity", "typicality", "adherence", "drift", "overall")
 Winner = Literal["A", "B", "unclear"]
 
 
@@ -68,7 +74,9 @@ class Contestant(Contract):
 class Difference(Contract):
     """One score of both, and A − B with its 95% interval; None: the metric abstains."""
 
-    metric: Literal["fidelity", "alignment", "diversity", "drift", "overall"]
+    metric: Literal[
+        "fidelity", "alignment", "diversity", "typicality", "adherence", "drift", "overall"
+    ]
     a: float | None = Field(ge=0, le=1)
     b: float | None = Field(ge=0, le=1)
     difference: float | None
@@ -98,6 +106,17 @@ class ComparisonReport(Contract):
 
 
 @dataclass(frozen=True)
+class DrawnBase:
+    """The base's pictures, and what the scorer sees of them: both sides are measured on these."""
+
+    images: Sequence[Image]
+    seen: Vectors
+    quiet: Vectors
+    """Of the drift prompts; ``other``: with other seeds."""
+    other: Vectors
+
+
+@dataclass(frozen=True)
 class Drawn:
     """One side's pictures, measured."""
 
@@ -120,6 +139,13 @@ class Studio:
     prompts: tuple[EvalPrompt, ...]
     quiet: tuple[EvalPrompt, ...]
     """Drift prompts."""
+
+    @cached_property
+    def weights(self) -> Floats:
+        """(1 + B)×n: every pair once, then the bootstrap's, alike for both sides."""
+        spec = self.painter.spec
+        dice = np.random.default_rng(spec.seed)
+        return with_estimate(resample(len(self.prompts) // spec.seeds, spec.seeds, dice))
 
 
 def compare(
@@ -146,14 +172,14 @@ def compare(
     """
     limit_threads(ctx.settings)
     profile = load_profile(spec.profile, ctx.settings)
-    trained = (_trained(loras[0]), _trained(loras[1]))
+    trained = (trained_report(loras[0]), trained_report(loras[1]))
     entry = one_base(profile, loras, trained)
     studio = _studio(profile, entry, dataset, spec, ctx)
     adapters = [
         Adapter.load(studio.painter.base, f"side_{side}", lora.path / file)
         for side, lora, file in zip("ab", loras, checkpoints, strict=True)
     ]
-    base = studio.painter.paint(studio.prompts, what="base")
+    base = _draw_base(studio)
     a, b = (
         _draw(studio, base, adapter, its.trigger)
         for adapter, its in zip(adapters, trained, strict=True)
@@ -189,7 +215,7 @@ def compare(
         guidance=spec.guidance,
         calibrated=studio.calibrated,
     )
-    _write(ctx, report, _rows(studio, a, b, base))
+    _write(ctx, report, _rows(studio, a, b, base.images))
     return report
 
 
@@ -211,12 +237,10 @@ def one_base(
             "alike with both; compare LoRAs of one base"
         )
         raise SpecError(msg)
-    entry = profile.base(one.base, "art")
-    revision = entry.resolve_revision()
-    for name, lora in zip("AB", loras, strict=True):
-        if lora.manifest.models.get(f"base:{one.base}", revision) != revision:
-            msg = f"base {one.base!r} has changed since LoRA {name} was trained on it; train again"
-            raise ModelError(msg)
+    entry, _ = (
+        base_of(profile, lora, one.base, f"LoRA {name}")
+        for name, lora in zip("AB", loras, strict=True)
+    )
     return entry
 
 
@@ -241,17 +265,6 @@ def judge(overall: Difference, a: Sequence[HardGate], b: Sequence[HardGate]) -> 
     if overall.better == "unclear":
         return "unclear", f"Can't tell which is better: {span}, which holds 0; ask for more prompts"
     return overall.better, f"{overall.better} is better: {span}"
-
-
-def _trained(lora: LocalArtifact) -> TrainReport:
-    if lora.manifest.kind != "lora":
-        msg = f"{lora.uri} is a {lora.manifest.kind}, not a lora; give the URI of a LoRA's manifest"
-        raise SpecError(msg)
-    try:
-        return TrainReport.model_validate(lora.manifest.stats)
-    except ValidationError as err:
-        msg = f"manifest of {lora.uri} names no base it was trained on; train it again"
-        raise ArtifactError(msg) from err
 
 
 def _studio(
@@ -279,21 +292,29 @@ def _studio(
     )
 
 
-def _draw(studio: Studio, base: Sequence[Image], adapter: Adapter, trigger: str) -> Drawn:
+def _draw_base(studio: Studio) -> DrawnBase:
+    paint, embed, drift = studio.painter.paint, studio.scorer.embed_images, studio.quiet
+    images = paint(studio.prompts, what="base")
+    others = [prompt.other_seed() for prompt in drift]
+    return DrawnBase(
+        images,
+        embed(images),
+        quiet=embed(paint(drift, what="base, drift")),
+        other=embed(paint(others, what="base, drift, other seeds")),
+    )
+
+
+def _draw(studio: Studio, base: DrawnBase, adapter: Adapter, trigger: str) -> Drawn:
     """Draw one side with its own trigger, embed once, and look at its gates."""
-    paint, embed, data = studio.painter.paint, studio.scorer.embed_images, studio.data
-    prompts, drift = studio.prompts, studio.quiet
+    paint, data, prompts = studio.painter.paint, studio.data, studio.prompts
     own = with_trigger(prompts, data.info.trigger, trigger)
     images = paint(own, adapter, what=adapter.name)
-    pairs, nearest = pair_up(data, studio.scorer, prompts, embed(base), images)
-    quiet = metrics.Drift(
-        base=embed(paint(drift, what="base, drift")),
-        other=embed(paint([one.other_seed() for one in drift], what="base, drift, other seeds")),
-        lora=embed(paint(drift, adapter, what=f"{adapter.name}, drift")),
-    )
+    pairs, nearest = pair_up(data, studio.scorer, prompts, base.seen, images)
+    still = paint(studio.quiet, adapter, what=f"{adapter.name}, drift")
+    quiet = metrics.Drift(base.quiet, base.other, studio.scorer.embed_images(still))
     sight = _sight(studio, pairs)
     found = (
-        gates.effect(base, images),
+        gates.effect(base.images, images),
         gates.no_blank_images(images),
         gates.no_copies(nearest, data.copies.cuts),
         gates.safe_images(studio.guard.check(images)),
@@ -302,6 +323,7 @@ def _draw(studio: Studio, base: Sequence[Image], adapter: Adapter, trigger: str)
             sight,
             studio.constants.least_alignment,
             metrics.own_matches(pairs, np.random.default_rng(studio.painter.spec.seed)),
+            adherence_low(pairs, studio.weights),
         ),
     )
     return Drawn(images, pairs, quiet, found)
@@ -317,7 +339,7 @@ def _differences(studio: Studio, a: Drawn, b: Drawn) -> tuple[Difference, ...]:
     """Every metric of ``NAMES``: both scores, and the paired bootstrap of their difference."""
     spec, constants = studio.painter.spec, studio.constants
     dice = np.random.default_rng(spec.seed)
-    weights = with_estimate(resample(len(a.pairs.anchor) // spec.seeds, spec.seeds, dice))
+    weights = studio.weights
     quiet = with_estimate(resample(len(a.drift.base), 1, dice))
     sides: list[dict[str, Floats]] = []
     for side in (a, b):
@@ -325,13 +347,12 @@ def _differences(studio: Studio, a: Drawn, b: Drawn) -> tuple[Difference, ...]:
         scores["drift"] = metrics.scaled(metrics.raw_drift(side.drift, quiet), constants.drift)
         sides.append(scores)
     blind = abstains(a.pairs, _sight(studio, a.pairs))
-    counted = [name for name in QUALITY if name != "alignment" or not blind]
+    counted = counted_quality(constants, blind=blind)
     for scores in sides:
-        scores["overall"] = geometric_means(np.column_stack([scores[name] for name in counted]))
-    notes = {
-        "overall": f"geometric mean of {', '.join(counted)}",
-        "drift": "prompts without trigger and style; not in overall",
-    }
+        scores["overall"] = overall_of(scores, counted)
+    notes = {name: "not in overall" for name in NAMES if name not in counted}
+    notes["overall"] = f"geometric mean of {', '.join(counted)}"
+    notes["drift"] = "prompts without trigger and style; not in overall"
     rows = {name: len(a.drift.base) if name == "drift" else len(a.pairs.anchor) for name in NAMES}
     return tuple(
         _unread(rows[name])

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from lora_factory.models.judges import PictureJudge
     from lora_factory.models.roles import ImageTextScorer, Vectors
 
-NAMES = ("fidelity", "alignment", "diversity", "efficiency", "drift")
+NAMES = ("fidelity", "alignment", "diversity", "efficiency", "typicality", "adherence", "drift")
 """Metrics of every evaluation that have a score."""
-QUALITY = ("fidelity", "alignment", "diversity")
-"""What checkpoints and models are compared by."""
+QUALITY = ("fidelity", "alignment", "diversity", "typicality", "adherence")
+"""What models are compared by, as far as it counts."""
+NOISY = ("typicality", "adherence")
+"""Not asked when a checkpoint is chosen: the few prompts for that say too little of it."""
 COARSEST = 0.25
 """Standard error of the alignment score above which it says too little to count."""
 
@@ -108,7 +110,8 @@ class LoRAEvaluator:
     def choose(self, candidates: Mapping[str, Adapter]) -> tuple[str, tuple[Candidate, ...]]:
         """The best of a LoRA's files on the choosing prompts; of equals, the first.
 
-        By the geometric mean of fidelity, alignment (unless it abstains) and diversity.
+        By the geometric mean of fidelity, alignment (unless it abstains) and diversity, as far
+        as they count.
 
         Args:
             candidates: file → its adapter, loaded.
@@ -126,8 +129,9 @@ class LoRAEvaluator:
             pairs, _ = self._pair(prompts, base, images)
             sight = metrics.readable(pairs, len(prompts), np.random.default_rng(0))
             scores = metrics.quality_scores(pairs, self.constants)
-            names = [n for n in self._quality() if n != "alignment" or not abstains(pairs, sight)]
-            found[file] = float(_overall(scores, names)[0])
+            names = counted_quality(self.constants, blind=abstains(pairs, sight))
+            names = [name for name in names if name not in NOISY]
+            found[file] = float(overall_of(scores, names)[0])
         best = max(found, key=lambda file: found[file])
         return best, tuple(
             Candidate(checkpoint=file, overall=overall, n=len(prompts))
@@ -174,12 +178,14 @@ class LoRAEvaluator:
             self.calculate_alignment(),
             self.calculate_diversity(),
             self.calculate_efficiency(),
+            self.calculate_typicality(),
+            self.calculate_adherence(),
             self.calculate_drift(),
             *self.calculate_set_distances(),
             *self.ask_judges(),
         ]
         scores = {one.name: one.score for one in found if one.counted and one.score is not None}
-        overall = _overall(scores, list(scores))
+        overall = overall_of(scores, list(scores))
         closed = self._gates()
         if comparison is not None:
             closed = (*closed, gates.beats_incumbent(comparison))
@@ -202,9 +208,9 @@ class LoRAEvaluator:
         prompts = with_trigger(self.prompts, self.data.info.trigger, rival.trigger)
         images = rival.painter.paint(prompts, rival.adapter, what="deployed LoRA", shared=True)
         pairs, _ = self._pair(self.prompts, self.pairs.base, images)
-        names = [n for n in self._quality() if n != "alignment" or not self.blind()]
+        names = counted_quality(self.constants, blind=self.blind())
         mine, its = (
-            _overall(metrics.quality_scores(one, self.constants, self._weights), names)
+            overall_of(metrics.quality_scores(one, self.constants, self._weights), names)
             for one in (self.pairs, pairs)
         )
         low, high = interval((mine - its)[1:])
@@ -293,6 +299,31 @@ class LoRAEvaluator:
             counted="efficiency" in self.constants.counted,
         )
 
+    def calculate_typicality(self) -> Measured:
+        """How often pictures are closer to the style than real images are."""
+        raw = metrics.raw_typicality(self.pairs, self._weights)
+        scale = self.constants.typicality
+        note = (
+            "share of pairs with a real image in which the picture is closer to the style, from "
+            f"the base's share (0) to one half (1); {scale.one:.2f} scores 1"
+        )
+        score = metrics.scaled(raw, scale)
+        return self._measured("typicality", "of real images' closeness", raw, score, note)
+
+    def calculate_adherence(self) -> Measured:
+        """How far pictures have to do with their own prompts, against the base's."""
+        base, lora = (metrics.mean_of(m, self._weights) for m in self.pairs.adherence)
+        raw = metrics.raw_adherence(self.pairs, self._weights)
+        note = (
+            f"the base's own {base[0]:.2f}, so {raw[0]:.2f} of it; words, real image of the "
+            "subject and the base's picture together"
+        )
+        score: Floats | None = metrics.scaled(raw, self.constants.adherence)
+        if self.sight.p_value > gates.READABLE:
+            score = None
+            note = f"abstains: the scorer can't tell real pairs from shuffled ones ({note})"
+        return self._measured("adherence", "cosines above other prompts", lora, score, note)
+
     def calculate_drift(self) -> Measured:
         """What the LoRA does to prompts that are none of its business; 1 is nothing."""
         count = len(self.splits.drift)
@@ -350,9 +381,6 @@ class LoRAEvaluator:
         """(1 + B)×rows weights: every row once, then the bootstrap's."""
         return with_estimate(resample(prompts, seeds, self._rng))
 
-    def _quality(self) -> list[str]:
-        return [name for name in QUALITY if name in self.constants.counted]
-
     def blind(self) -> bool:
         """Whether alignment abstains on the pictures drawn."""
         return abstains(self.pairs, self.sight)
@@ -377,12 +405,14 @@ class LoRAEvaluator:
     def _gates(self) -> tuple[HardGate, ...]:
         ratio = float(metrics.raw_alignment(self.pairs)[0])
         own = metrics.own_matches(self.pairs, np.random.default_rng(self.spec.seed))
+        least = self.constants.least_alignment
+        low = adherence_low(self.pairs, self._weights)
         return (
             gates.effect(self.base, self.lora),
             gates.no_blank_images(self.lora),
             gates.no_copies(self.nearest, self.data.copies.cuts),
             gates.safe_images(self.guard.check(self.lora)),
-            gates.shows_subjects(ratio, self.sight, self.constants.least_alignment, own),
+            gates.shows_subjects(ratio, self.sight, least, own, low),
             gates.style_measurable(self.pairs, self.data.note),
         )
 
@@ -405,6 +435,20 @@ def pair_up(
     return metrics.Pairs(base, lora, anchor, data.real, data.text, np.array(sound)), nearest
 
 
+def counted_quality(constants: Constants, *, blind: bool) -> list[str]:
+    """The names of ``QUALITY`` that count; ``blind``: alignment abstains."""
+    return [
+        name
+        for name in QUALITY
+        if name in constants.counted and not (blind and name == "alignment")
+    ]
+
+
+def adherence_low(pairs: metrics.Pairs, weights: Floats) -> float:
+    """Lower end of the 95% interval of ``metrics.raw_adherence``; ``weights``: 1 + B rows."""
+    return interval(metrics.raw_adherence(pairs, weights)[1:])[0]
+
+
 def abstains(pairs: metrics.Pairs, sight: metrics.Readable) -> bool:
     """Whether alignment says too little to count."""
     real = float(pairs.margins[1].mean())
@@ -412,7 +456,7 @@ def abstains(pairs: metrics.Pairs, sight: metrics.Readable) -> bool:
     return blind or sight.error > COARSEST
 
 
-def _overall(scores: Mapping[Any, Floats], names: Sequence[str]) -> Floats:
+def overall_of(scores: Mapping[Any, Floats], names: Sequence[str]) -> Floats:
     """Geometric mean of the named scores, replicate by replicate."""
     if not names:
         return np.zeros(len(next(iter(scores.values()), np.zeros(1))))

@@ -11,6 +11,7 @@ import numpy as np
 
 from lora_factory.contracts.evaluation import HardGate
 from lora_factory.errors import ModelError
+from lora_factory.guard.copyright import LEAST_CHANCE, chance_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,7 +33,6 @@ BLANK_DEVIATION = 4.0
 BLANK_SHARE = 0.05
 LEAST_EFFECT = 1.0
 """Grey levels by which a LoRA must move the median picture."""
-SHARE_OF_COPIES = 0.05
 ONE_SIDED = 1.645
 """Standard errors up to the end of a one-sided 95% interval."""
 MEASURABLE = 0.05
@@ -94,16 +94,20 @@ def no_blank_images(lora: Sequence[Image]) -> HardGate:
 
 
 def no_copies(nearest: Sequence[Nearest], cuts: Cuts) -> HardGate:
-    """Pictures that repeat a training image, by the guard's calibrated rule.
+    """Pictures that repeat a training image: none verbatim, and no more than chance gives.
 
-    One in twenty is let pass: by calibration, up to 2% of original pictures are taken for
-    copies.
+    The guard's rule for protected works (``guard.copyright``): up to 2% of originals are taken
+    for copies, so that of 24 honest pictures two are one time in twelve (seen: two black blobs
+    of a sound LoRA, each near a black drop).
     """
     copies = sum(one.copied for one in nearest)
-    passed = copies <= SHARE_OF_COPIES * len(nearest)
+    verbatim = sum(one.verbatim for one in nearest)
+    by_chance = chance_of(copies, len(nearest), cuts.chance)
+    passed = bool(nearest) and not verbatim and by_chance >= LEAST_CHANCE
     detail = (
-        f"{copies} of {len(nearest)} repeat a training image (cosine ≥ {cuts.cosine:.3f} or "
-        f"≤ {cuts.bits} of 64 hash bits apart, cuts from {cuts.calibrated_on} originals)"
+        f"{copies} of {len(nearest)} repeat a training image, {verbatim} verbatim (cosine ≥ "
+        f"{cuts.cosine:.3f} or ≤ {cuts.bits} of 64 hash bits apart, cuts from "
+        f"{cuts.calibrated_on} originals; as many by chance: p = {by_chance:.2f})"
     )
     return _gate("no_copies", passed, detail)
 
@@ -143,15 +147,21 @@ def style_measurable(pairs: Pairs, note: str = "") -> HardGate:
 
 
 def shows_subjects(
-    ratio: float, sight: Readable, least: float, own: Matches | None = None
+    ratio: float,
+    sight: Readable,
+    least: float,
+    own: Matches | None = None,
+    adherence: float | None = None,
 ) -> HardGate:
     """The pictures aren't shown to miss their subjects, where the scorer reads the style.
 
     Alignment may be too coarse to enter the overall score, and still be plainly lost (a
-    LoRA trained on shuffled captions). Two ways to see it, where the real images match their
+    LoRA trained on shuffled captions). Three ways to see it, where the real images match their
     subjects: the upper end of the one-sided 95% interval of ``ratio``
-    (``metrics.raw_alignment``) is below ``least``; or the LoRA's own pictures match their
-    subjects hardly better than each other's (p above ``UNMATCHED``), though the base's do.
+    (``metrics.raw_alignment``) is below ``least``; the LoRA's own pictures match their
+    subjects hardly better than each other's (p above ``UNMATCHED``), though the base's do; or
+    ``adherence``, the lower end of the 95% interval of ``metrics.raw_adherence``, is no better
+    than chance.
     """
     if sight.p_value > READABLE:
         return _gate("shows_subjects", True, "the scorer can't read this style")
@@ -159,6 +169,12 @@ def shows_subjects(
         detail = (
             f"pictures match their own words hardly better than each other's (p = {own.lora:.2f}, "
             f"the base's {own.base:.4f})"
+        )
+        return _gate("shows_subjects", False, detail)
+    if adherence is not None and adherence <= 0:
+        detail = (
+            "words, real images and the base's pictures together: pictures are not shown to have "
+            f"more to do with their own prompts than with others' (adherence from {adherence:.2f})"
         )
         return _gate("shows_subjects", False, detail)
     upper = ratio + ONE_SIDED * sight.error

@@ -36,6 +36,8 @@ METRICS = {
     "alignment": "how clearly pictures show their subjects: 1 as real images do",
     "diversity": "how varied: 0 all alike, 1 as varied as real images",
     "efficiency": "time for a picture against the base: 1 no slower",
+    "typicality": "how often closer to the style than a real image: 1 as often as real ones",
+    "adherence": "how far pictures follow their own prompts: 0 by chance",
     "drift": "how little changes on prompts without trigger and style",
     "cmmd": "distance of the set of pictures from the real images",
     "kid": "distance of the set of pictures from the real images",

@@ -92,6 +92,11 @@ class Pairs:
         return np.stack([(images * style).sum(axis=1) for images in sides]).astype(np.float64)
 
     @cached_property
+    def adherence(self) -> Floats:
+        """2×n: :func:`adherence_margins` of (base, LoRA) images."""
+        return np.stack([adherence_margins(self, images) for images in (self.base, self.lora)])
+
+    @cached_property
     def margins(self) -> Floats:
         """2×n: :func:`match_margins` of (LoRA, real) images."""
         sides = (self.lora, self.real[self.anchor])
@@ -119,12 +124,14 @@ def scaled(raw: Floats, scale: Scale) -> Floats:
 def quality_scores(
     pairs: Pairs, constants: Constants, weights: Floats | None = None
 ) -> dict[str, Floats]:
-    """Fidelity, alignment and diversity: B scores each."""
+    """Fidelity, alignment, diversity, typicality and adherence: B scores each."""
     percentile = constants.in_style_percentile
     return {
         "fidelity": scaled(raw_fidelity(pairs, weights), constants.fidelity),
         "alignment": scaled(raw_alignment(pairs, weights), constants.alignment),
         "diversity": scaled(raw_diversity(pairs, percentile, weights), constants.diversity),
+        "typicality": scaled(raw_typicality(pairs, weights), constants.typicality),
+        "adherence": scaled(raw_adherence(pairs, weights), constants.adherence),
     }
 
 
@@ -153,6 +160,20 @@ def raw_fidelity(pairs: Pairs, weights: Floats | None = None) -> Floats:
     return _ratio(lora - base, real - base)
 
 
+def raw_typicality(pairs: Pairs, weights: Floats | None = None) -> Floats:
+    """0: as seldom closer to the style than a real image as the base; 1: as often as real ones.
+
+    How often a LoRA's image is closer to the style than a real one (the area under the ROC
+    curve of :attr:`Pairs.closeness`; ½ where the two can't be told apart), from the base's to ½.
+    :func:`raw_fidelity` measures on the way from the base, most of which is easy: a LoRA that
+    learnt four images by heart goes nine tenths of it. This measures in the style's own spread.
+    """
+    base, lora, real = pairs.closeness
+    counts = _weights(weights, len(real))
+    before, after = (_closer(side, real, counts) for side in (base, lora))
+    return _ratio(after - before, 0.5 - before)
+
+
 def match_margins(pairs: Pairs, images: Vectors, subject: Rows) -> Floats:
     """How much each of k images says of its subject: k values around 0 for shuffled ones.
 
@@ -176,6 +197,38 @@ def raw_alignment(pairs: Pairs, weights: Floats | None = None) -> Floats:
     """
     lora, real = (mean_of(values, weights) for values in pairs.margins)
     return _ratio(lora, real)
+
+
+def adherence_margins(pairs: Pairs, images: Vectors) -> Floats:
+    """How much each of n images, row by row with the pairs, has to do with its own prompt.
+
+    The sum of three cosines, each less the mean one with what belongs to other subjects: with
+    the words of the subject, with the real image of it, and with what the base draws of the
+    same prompt and seed. What all images of a kind have in common is taken out first. One
+    witness alone is too noisy with tens of images, and each is blind somewhere: the words in
+    styles that the scorer can't read, the real image where subjects can be drawn in many ways,
+    the base's picture where the base doesn't know the subject.
+    """
+    subject = np.arange(len(pairs.real)) != pairs.anchor[:, None]
+    prompt = pairs.anchor != pairs.anchor[:, None]
+    rows = np.arange(len(pairs.anchor))
+    found: Floats = (
+        _above_others(images, pairs.text, pairs.anchor, subject)
+        + _above_others(images, pairs.real, pairs.anchor, subject)
+        + _above_others(images, pairs.base, rows, prompt)
+    )
+    return found
+
+
+def raw_adherence(pairs: Pairs, weights: Floats | None = None) -> Floats:
+    """0: images have no more to do with their own prompt than with others'; 1: as the base's.
+
+    Mean :func:`adherence_margins` of the LoRA's images over that of the base's. A LoRA that
+    learnt a handful of images by heart, or wrong words, draws in the style, and varied, and
+    loses this.
+    """
+    base, lora = (mean_of(values, weights) for values in pairs.adherence)
+    return _ratio(lora, base)
 
 
 def readable(pairs: Pairs, prompts: int, rng: np.random.Generator) -> Readable:
@@ -292,6 +345,35 @@ def _ratio(above: Floats, below: Floats) -> Floats:
     """0 where there is nothing to divide by."""
     safe = below > EPSILON
     found: Floats = np.where(safe, above / np.where(safe, below, 1.0), 0.0)
+    return found
+
+
+def _closer(one: Floats, other: Floats, counts: Floats) -> Floats:
+    """B shares of n×n pairs in which the first is greater, equal ones by half."""
+    table = (one[:, None] > other) + 0.5 * (one[:, None] == other)
+    found: Floats = ((counts @ table) * counts).sum(axis=1) / counts.sum(axis=1) ** 2
+    return found
+
+
+def _above_others(
+    images: Vectors, others: Vectors, own: Rows, foreign: NDArray[np.bool_]
+) -> Floats:
+    """n cosines with the own row of m others, less the mean with the foreign ones (n×m).
+
+    Both sets are centred; 0 where nothing is foreign.
+    """
+    cosines = _centred(images) @ _centred(others).T
+    count = foreign.sum(axis=1)
+    mean = (cosines * foreign).sum(axis=1) / np.maximum(count, 1)
+    found: Floats = np.where(count > 0, cosines[np.arange(len(own)), own] - mean, 0.0)
+    return found
+
+
+def _centred(rows: Vectors) -> Floats:
+    """Rows less their mean, of unit length again (0 where nothing is left)."""
+    wide = rows.astype(np.float64)
+    apart = wide - wide.mean(axis=0)
+    found: Floats = apart / np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), EPSILON)
     return found
 
 

@@ -30,8 +30,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from lora_factory.contracts.base import Counts
 from lora_factory.contracts.evaluation import (
     Calibration,
@@ -43,7 +41,6 @@ from lora_factory.contracts.evaluation import (
 )
 from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.specs import EvaluateSpec
-from lora_factory.contracts.training import TrainReport
 from lora_factory.diffusion.families import load_base
 from lora_factory.errors import ArtifactError, ModelError, SpecError
 from lora_factory.evaluate import gates
@@ -64,6 +61,7 @@ from lora_factory.evaluate.html import ReportPictures, verdict_in_words
 from lora_factory.evaluate.items import advise_items, copied_items
 from lora_factory.evaluate.pairs import Adapter, Painter
 from lora_factory.evaluate.settings import recommend_settings
+from lora_factory.evaluate.trained import base_of, trained_report
 from lora_factory.evaluate.write import (
     drift_of,
     grid_of,
@@ -85,6 +83,7 @@ if TYPE_CHECKING:
 
     from lora_factory.contracts.settings import Settings
     from lora_factory.contracts.stage import LocalArtifact, StageContext
+    from lora_factory.contracts.training import TrainReport
     from lora_factory.diffusion.base import DiffusionBase
     from lora_factory.evaluate.data import StyleData
     from lora_factory.models.profiles import BaseEntry, Profile
@@ -92,11 +91,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KIND: Kind = "evaluation"
-VERSION = 2
+VERSION = 3
 SPEC = EvaluateSpec
 SCORER = "image_text_scorer"
 LORA_FILE = "lora.safetensors"
-BLIND = "alignment abstains: the overall score does not say whether pictures show their subjects"
+BLIND = "alignment does not count: whether pictures show their subjects is only in a gate"
 MAX_BYTES = 4 * 2**30
 """Of pictures held at once."""
 
@@ -141,7 +140,7 @@ def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
     """
     limit_threads(ctx.settings)
     profile = load_profile(spec.profile, ctx.settings)
-    trained = _trained(ctx.inputs["lora"])
+    trained = trained_report(ctx.inputs["lora"])
     scorer = image_text_scorer(profile)
     gate = gates.finite_weights(ctx.inputs["lora"].path / LORA_FILE)
     if not gate.passed:
@@ -197,7 +196,7 @@ def _open(
 
     The closed gate ``keys_used`` where the LoRA's file doesn't fit.
     """
-    entry = _entry(profile, lora, trained.base)
+    entry = base_of(profile, lora, trained.base)
     _bounded(spec, entry)
     base = load_base(entry)
     try:
@@ -238,13 +237,13 @@ def _rival(
     if "incumbent" not in ctx.inputs:
         return None, ()
     lora, checkpoint = ctx.inputs["incumbent"], painter.spec.incumbent_checkpoint
-    trained = _trained(lora)
+    trained = trained_report(lora)
     file = lora.path / checkpoint
     if not file.is_file():
         msg = f"deployed LoRA {lora.uri} has no file {checkpoint}; correct incumbent_checkpoint"
         raise ArtifactError(msg)
     try:
-        its = _entry(profile, lora, trained.base)
+        its = base_of(profile, lora, trained.base)
         if its.name != entry.name:
             painter = Painter(load_base(its), its.resolve_revision(), painter.spec, ctx)
         adapter = Adapter.load(painter.base, "incumbent", file)
@@ -252,24 +251,6 @@ def _rival(
         why = f"the deployed LoRA can't be drawn any more ({err}): deploy by hand if it must go"
         return None, (gates.no_comparison(why),)
     return Rival(painter, adapter, trained.trigger, lora.uri, checkpoint), ()
-
-
-def _trained(lora: LocalArtifact) -> TrainReport:
-    try:
-        return TrainReport.model_validate(lora.manifest.stats)
-    except ValidationError as err:
-        msg = f"manifest of {lora.uri} is not that of a trained LoRA; train it again"
-        raise ArtifactError(msg) from err
-
-
-def _entry(profile: Profile, lora: LocalArtifact, name: str) -> BaseEntry:
-    """The base the LoRA was trained on, if it is still the same."""
-    entry = profile.base(name, "art")
-    trained_on = lora.manifest.models.get(f"base:{name}")
-    if trained_on is not None and trained_on != entry.resolve_revision():
-        msg = f"base {name!r} has changed since the LoRA was trained on it; train it again"
-        raise ModelError(msg)
-    return entry
 
 
 def _try_out(
@@ -340,7 +321,7 @@ def _judge(
         incumbent=found.comparison,
         notes=(
             *_notes(calibration),
-            *([BLIND] if scores.get("alignment", 0.0) is None else []),
+            *([BLIND] if scores.get("alignment") is None else []),
             *opened.notes,
             *([data.note] if data.note else []),
         ),

@@ -1,5 +1,6 @@
 """Hard gates, each against what it is there to stop."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +81,13 @@ def test_copies() -> None:
     free, copied = Nearest(0, 0.8, 20, False), Nearest(0, 0.99, 0, True)
     assert gates.no_copies([free] * 20, CUTS).passed
     assert gates.no_copies([free] * 19 + [copied], CUTS).passed  # chance explains one
-    gate = gates.no_copies([free] * 18 + [copied] * 2, CUTS)
+    assert gates.no_copies([free] * 22 + [copied] * 2, CUTS).passed  # p = 0.08
+    gate = gates.no_copies([free] * 21 + [copied] * 3, CUTS)
     assert not gate.passed
-    assert gate.detail.startswith("2 of 20 repeat a training image")
+    assert gate.detail.startswith("3 of 24 repeat a training image, 0 verbatim")
+    verbatim = replace(copied, verbatim=True)
+    assert not gates.no_copies([free] * 23 + [verbatim], CUTS).passed
+    assert not gates.no_copies([], CUTS).passed
 
 
 def test_a_style_that_the_scorer_cannot_tell_from_the_base() -> None:
@@ -164,3 +169,11 @@ def test_the_deployed_model_stays_unless_beaten(low: float, high: float, passed:
 
 def test_a_deployed_model_that_cannot_be_drawn_is_not_beaten() -> None:
     assert not gates.no_comparison("its base has changed").passed
+
+
+@pytest.mark.parametrize(("low", "passed"), [(0.05, True), (0.0, False), (-0.2, False)])
+def test_pictures_that_follow_their_prompts_by_chance(low: float, passed: bool) -> None:
+    sight, own = Readable(0.001, 0.2), Matches(base=0.001, lora=0.1)
+    assert gates.shows_subjects(1.0, sight, 0.5, own, low).passed is passed
+    blind = Readable(0.5, 0.2)  # accuses nobody
+    assert gates.shows_subjects(1.0, blind, 0.5, own, low).passed

@@ -117,6 +117,84 @@ def test_shuffled_subjects_have_no_alignment() -> None:
     assert found["fidelity"] > 0.9
 
 
+def test_what_follows_its_prompts_adheres_as_the_base_does() -> None:
+    world = World()
+    pairs = world.pairs()
+    assert metrics.raw_adherence(replace(pairs, lora=pairs.base))[0] == 1.0
+    assert metrics.raw_adherence(pairs)[0] > 0.9
+
+
+def test_pictures_learnt_by_heart_are_in_the_style_and_varied_but_do_not_adhere() -> None:
+    """Each picture is one of 12 training images, whatever was asked for."""
+    world = World()
+    known = unit(world.rng.normal(size=(12, DIM)))
+    taken = known[world.rng.integers(12, size=24)]
+    heart = unit(world.style + 0.7 * taken + world.rng.normal(0, 0.05, size=(24, DIM)))
+    found = scores(world.pairs(heart))
+    assert found["fidelity"] > 0.9
+    assert found["diversity"] > 0.5
+    assert found["adherence"] < 0.1
+
+
+def test_what_shows_half_of_its_prompt_adheres_by_half() -> None:
+    world = World()
+    wrong = (world.anchor + 5) % REAL
+    half = world.subjects[world.anchor] + world.subjects[wrong]
+    images = unit(world.style + 0.5 * half + world.rng.normal(0, 0.05, size=(24, DIM)))
+    assert 0.4 < scores(world.pairs(images))["adherence"] < 0.8
+    assert scores(world.pairs(world.images(wrong, world.style)))["adherence"] < 0.05
+
+
+def test_a_lora_as_close_as_real_images_is_typical() -> None:
+    pairs = World().pairs()
+    same = replace(pairs, lora=pairs.real[pairs.anchor])
+    assert metrics.raw_typicality(same)[0] == pytest.approx(1.0)
+    assert metrics.raw_typicality(replace(pairs, lora=pairs.base))[0] == 0.0
+
+
+def test_nine_tenths_of_the_way_is_not_typical() -> None:
+    """What overtrained LoRAs come to: fidelity forgives it, the style's own spread doesn't."""
+    pairs = World().pairs()
+    near = replace(pairs, lora=unit(0.2 * pairs.base + 0.8 * pairs.real[pairs.anchor]))
+    assert metrics.raw_fidelity(near)[0] > 0.85
+    assert metrics.raw_typicality(near)[0] < 0.3
+
+
+def test_typicality_by_hand() -> None:
+    """Closeness base 0, LoRA 2 and 0, real 1 and 3: closer in one of four pairs, half of ½."""
+    pairs = Pairs(
+        *(np.zeros((2, 1), np.float32) for _ in range(2)),
+        np.arange(2),
+        *(np.zeros((2, 1), np.float32) for _ in range(2)),
+    )
+    vars(pairs)["closeness"] = np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 3.0]])
+    assert metrics.raw_typicality(pairs) == pytest.approx([0.5])
+    assert metrics.raw_typicality(pairs, np.array([[2.0, 0.0]])) == pytest.approx([2.0])
+
+
+def test_adherence_of_three_unlike_prompts_by_hand() -> None:
+    """Three orthogonal rows lie at cosines −1/2 once centred: 3/2 above the others, thrice."""
+    three, anchor = np.eye(3, dtype=np.float32), np.arange(3)
+    pairs = Pairs(three, three, anchor, three, three)
+    assert pairs.adherence == pytest.approx(np.full((2, 3), 4.5))
+    turned = replace(pairs, lora=np.roll(three, 1, axis=0))
+    assert metrics.raw_adherence(turned) == pytest.approx([-0.5])
+
+
+def test_other_seeds_of_a_prompt_are_no_other_prompt() -> None:
+    twice = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0)
+    pairs = Pairs(twice, twice, np.repeat(np.arange(3), 2), twice[::2], twice[::2])
+    assert pairs.adherence == pytest.approx(np.full((2, 6), 4.5))
+
+
+def test_one_subject_alone_adheres_to_nothing() -> None:
+    world = World()
+    pairs = replace(world.pairs(), anchor=np.zeros(24, dtype=np.int64))
+    assert np.isfinite(pairs.adherence).all()
+    lone = Pairs(pairs.base, pairs.lora, pairs.anchor, pairs.real[:1], pairs.text[:1])
+    assert metrics.raw_adherence(lone)[0] == 0.0
+
+
 def test_diversity_compares_equal_numbers_of_the_same_subjects() -> None:
     pairs = World().pairs()
     assert pairs.first.tolist() == list(range(REAL))
@@ -263,7 +341,9 @@ def test_efficiency_takes_the_least_disturbed_runs() -> None:
 def test_nothing_to_measure_gives_zero_not_one() -> None:
     same = np.tile(unit(np.ones((1, DIM))), (24, 1))
     pairs = Pairs(same, same, np.arange(24) % REAL, same[:REAL], same[:REAL])
-    assert scores(pairs) == {"fidelity": 0.0, "alignment": 0.0, "diversity": 0.0}
+    assert scores(pairs) == dict.fromkeys(
+        ("fidelity", "alignment", "diversity", "typicality", "adherence"), 0.0
+    )
 
 
 def test_own_matches_need_no_readable_real_image() -> None:
