@@ -6,6 +6,8 @@
 * **plan** checks the whole configuration first; with *Approve the plan* it waits for a person.
 * **crawl** is `crawl_plan → crawl_work → crawl`: topics are expanded; with *Crawl workers* several
   processes share one frontier, wherever they run; then what they brought is put together.
+* **sanitize_shard** is mapped over the shards of a crawl of more than 5000 images; every attempt
+  reads what it made. A smaller crawl is one shard, and sanitize makes it itself.
 * **gate** reads the evaluation: pass → deploy; fail → the next attempt, refined by the
   evaluation's advice and with 2 more epochs; after the last attempt the run gives up and fails.
   Nothing failed, yet no calibrated scorer says pass → **approve** waits for a person.
@@ -30,7 +32,11 @@ from lora_factory_airflow.operators.gate import GateOperator
 from lora_factory_airflow.operators.label import LabelOperator
 from lora_factory_airflow.operators.plan import PlanOperator
 from lora_factory_airflow.operators.result import ResultOperator
-from lora_factory_airflow.operators.sanitize import SanitizeOperator
+from lora_factory_airflow.operators.sanitize import (
+    SanitizeOperator,
+    ShardOperator,
+    ShardPlanOperator,
+)
 from lora_factory_airflow.operators.train import TrainOperator
 from lora_factory_airflow.operators.tune import TuneOperator
 from lora_factory_airflow.params import run_params
@@ -62,6 +68,7 @@ with DAG(
             **{f"attempt_{n}.{stage}": (stage, n) for n in ATTEMPTS for stage in IN_ATTEMPT},
             **{phase.replace(".", "_"): (phase, 0) for phase in PHASES},
             **{stage: (stage, 0) for stage in ("crawl", "approve", "deploy")},
+            "sanitize_plan": ("sanitize.shard", 0),
         },
     )
     specs = plan.output
@@ -71,12 +78,20 @@ with DAG(
     ).expand(worker=crawl_plan.output)
     crawl = CrawlOperator(task_id="crawl", spec=specs["crawl"], planned_by="crawl_plan")
     [crawl_plan, crawl_work] >> crawl  # where there is one worker, crawl_work is skipped at once
+    raw = {"raw": crawl.output}
+    shards = ShardPlanOperator(task_id="sanitize_plan", spec=specs["sanitize"], inputs=raw)
+    parts = ShardOperator.partial(
+        task_id="sanitize_shard", spec=specs["sanitize"], inputs=raw
+    ).expand(share=shards.output)
     loras, judged, gates = [], [], []
     for n in ATTEMPTS:
         advice = {"advice": judged[-1]} if judged else {}
         with TaskGroup(f"attempt_{n}"):
             sanitize = SanitizeOperator(
-                task_id="sanitize", spec=specs["sanitize"], inputs={"raw": crawl.output, **advice}
+                task_id="sanitize",
+                spec=specs["sanitize"],
+                inputs={**raw, **advice},
+                parts_by="sanitize_shard",
             )
             label = LabelOperator(
                 task_id="label", spec=specs["label"], inputs={"clean": sanitize.output, **advice}
@@ -98,7 +113,11 @@ with DAG(
                 if_failed=f"attempt_{n + 1}.sanitize",
                 **WAYS,
             )
-        gates[-1:] >> sanitize
+        [
+            shards,
+            parts,
+            *gates[-1:],
+        ] >> sanitize  # shards: it is skipped at once where one is enough
         loras.append(train.output)
         judged.append(evaluate.output)
         gates.append(gate)

@@ -20,7 +20,7 @@ from lora_factory.contracts.evaluation import EvaluationReport
 from lora_factory.contracts.manifest import Kind, Manifest
 from lora_factory.contracts.run import MORE_EPOCHS, PHASES, STAGES, RunConf
 from lora_factory.contracts.settings import Settings
-from lora_factory.contracts.specs import OWN, SEEDED
+from lora_factory.contracts.specs import OWN, SEEDED, SHARD_IMAGES
 from lora_factory.crawl.hosts import HostRules
 from lora_factory.errors import ArtifactError, ConfigurationError, SpecError
 from lora_factory.models.profiles import load_profile
@@ -118,7 +118,7 @@ def make_plan(conf: RunConf, settings: Settings, today: date) -> RunPlan:
     return RunPlan(
         conf=conf.model_dump(mode="json"),
         stages=stages,
-        phases=_phases(conf, stages),
+        phases=_phases(conf, stages, _most_pictures(conf, given, previous, store)),
         attempts=attempts,
         epochs=tuple(_epochs(conf)[:attempts]),
         given=given,
@@ -170,11 +170,25 @@ def _range(conf: RunConf, store: ArtifactStore) -> tuple[dict[str, str], tuple[s
     return given, stages
 
 
-def _phases(conf: RunConf, stages: tuple[str, ...]) -> tuple[str, ...]:
-    """Which parts of stages are tasks of their own: own images need no plan, one worker no map."""
-    if "crawl" not in stages or conf.source in OWN:
-        return ()
-    return PHASES if conf.crawl_workers > 1 else ("crawl.plan",)
+def _phases(conf: RunConf, stages: tuple[str, ...], pictures: int) -> tuple[str, ...]:
+    """Which parts of stages are tasks of their own: own images need no plan, one worker and one
+    shard no map."""
+    planned = "crawl" in stages and conf.source not in OWN
+    runs = {
+        "crawl.plan": planned,
+        "crawl.work": planned and conf.crawl_workers > 1,
+        "sanitize.shard": "sanitize" in stages and pictures > SHARD_IMAGES,
+    }
+    return tuple(phase for phase in PHASES if runs[phase])
+
+
+def _most_pictures(
+    conf: RunConf, given: Mapping[str, str], previous: str | None, store: ArtifactStore
+) -> int:
+    """As many as sanitize may have to look at."""
+    known = [uri for uri in (given.get("raw"), previous) if uri is not None]
+    crawled = 0 if "raw" in given else conf.max_images
+    return crawled + sum(store.read_manifest(uri).counts.kept for uri in known)
 
 
 def _lineage(uri: str, manifest: Manifest, store: ArtifactStore) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,8 @@ An evaluation passes once the LoRA's plan has LORA_FACTORY_FAKE_PASS_EPOCHS epoc
 LORA_FACTORY_FAKE_VERDICT (default pass) is its verdict. Against a deployed model it fails for
 as long as LORA_FACTORY_FAKE_BETTER is not set. Deploying is the real stage's check, no more.
 LORA_FACTORY_FAKE_ERROR="<stage>:<error class>" makes a stage fail;
-with LORA_FACTORY_FAKE_ONCE=<file> only until that file exists.
+with LORA_FACTORY_FAKE_ONCE=<file> only until that file exists. LORA_FACTORY_FAKE_KEPT is how many
+items an artifact claims to hold (default 2).
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from lora_factory.contracts.base import Counts, StageSpec, sha256_json
 from lora_factory.contracts.evaluation import Advice, DeployReport, EvaluationReport, HardGate
 from lora_factory.contracts.manifest import InputEntry, Manifest, StageResult
 from lora_factory.contracts.settings import Settings
+from lora_factory.runner import _uris
 from lora_factory.store.artifacts import ArtifactStore, open_store
 
 KINDS = {
     "crawl.plan": "crawlplan",
     "crawl.work": "crawlpart",
     "crawl": "raw",
+    "sanitize.shard": "cleanpart",
     "sanitize": "clean",
     "label": "dataset",
     "tune": "plan",
@@ -67,14 +70,14 @@ def _happened() -> bool:
 
 def _commit(stage: str, spec: StageSpec) -> StageResult:
     store = open_store(Settings.from_environment())
-    # parts of sanitize are a tuple, and no run of the DAG has any
-    inputs = {name: uri for name in spec.inputs if isinstance(uri := getattr(spec, name), str)}
+    inputs = dict(_uris(spec))
     entries = tuple(
         InputEntry(name=name, manifest_uri=artifact.uri, sha256=artifact.sha256)
         for name, uri in inputs.items()
         for artifact in [store.fetch(uri)]
     )
     values = spec.model_dump(mode="json")
+    kept = int(os.environ.get("LORA_FACTORY_FAKE_KEPT", "2"))
     draft = Manifest(
         kind=KINDS[stage],
         stage=stage,
@@ -83,7 +86,7 @@ def _commit(stage: str, spec: StageSpec) -> StageResult:
         attempt=uuid4().hex[:8],
         spec=values,
         inputs=entries,
-        counts=Counts(seen=3, kept=2, dropped={"told_to": 1}),
+        counts=Counts(seen=kept + 1, kept=kept, dropped={"told_to": 1}),
         stats=_stats(stage, spec, store),
         code_version="0",
         created_at=datetime.now(UTC),

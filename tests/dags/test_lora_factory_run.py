@@ -6,7 +6,7 @@ import pytest
 
 FOLDER = {"folder": "pictures"}
 NEVER = "1000"
-PARTS = {"crawl_plan", "crawl_work"}
+PARTS = {"crawl_plan", "crawl_work", "sanitize_plan", "sanitize_shard"}
 WEB = {"source": "web", "seeds": ["http://127.0.0.1:8001/"], "stop_after": "crawl"}
 REDIS = {"LORA_FACTORY_CRAWL_REDIS": "redis://:secret@127.0.0.1:1/3"}
 
@@ -240,3 +240,35 @@ def test_a_run_that_starts_later_has_no_parts_of_a_crawl(factory, monkeypatch):
     part = first.xcom("crawl_work", map_index=0)["manifest_uri"]
     third = factory.run(monkeypatch, {**WEB, "start_from": part})
     assert third.states("failed") == {"plan"}
+
+
+# -- sanitize's shards ----------------------------------------------------------------------
+
+
+def test_a_large_crawl_is_sanitized_in_shards_that_every_attempt_reads(factory, monkeypatch):
+    env = {"LORA_FACTORY_FAKE_KEPT": "5001", "LORA_FACTORY_FAKE_PASS_EPOCHS": "12"}
+    run = factory.run(monkeypatch, {**FOLDER, "max_images": 10_000, "attempts": 2}, **env)
+    assert run.state == "success"
+    assert run.states("success") >= {"sanitize_plan", "sanitize_shard", *attempt(2)}
+    assert run.mapped == {"sanitize_shard": 2}
+    parts = [run.xcom("sanitize_shard", map_index=index)["manifest_uri"] for index in (0, 1)]
+    specs = [factory.store.read_manifest(uri).spec for uri in parts]
+    assert [(spec["shard"], spec["shards"]) for spec in specs] == [(0, 2), (1, 2)]
+    assert {spec["raw"] for spec in specs} == {run.xcom("crawl")["manifest_uri"]}
+    first, second = (spec_of(run, factory.store, f"attempt_{n}.sanitize") for n in (1, 2))
+    assert first["parts"] == second["parts"] == parts
+    assert (first["advice"], second["advice"]) == (
+        None,
+        run.xcom("attempt_1.evaluate")["manifest_uri"],
+    )
+
+
+def test_a_crawl_that_turns_out_small_is_one_shard(factory, monkeypatch):
+    conf = {**FOLDER, "max_images": 10_000, "stop_after": "sanitize"}
+    run = factory.run(monkeypatch, conf)
+    assert run.state == "success"
+    assert run.states("success") == {
+        *("plan", "crawl", "sanitize_plan", "attempt_1.sanitize", "result")
+    }
+    assert run.xcom("sanitize_plan") == []
+    assert spec_of(run, factory.store, "attempt_1.sanitize")["parts"] == []

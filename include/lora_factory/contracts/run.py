@@ -14,10 +14,9 @@ from lora_factory.contracts.specs import MAX_CRAWL_WORKERS, SEEDED, Name, Source
 
 STAGES = ("crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy")
 StageName = Literal["crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy"]
-PHASES = ("crawl.plan", "crawl.work")
+PHASES = ("crawl.plan", "crawl.work", "sanitize.shard")
 """Parts of stages that run as tasks of their own: ``crawl.work`` is ``lora_factory.crawl.work``."""
-SHARD = "sanitize.shard"  # by the command line; a run's sanitize task makes its shards itself
-RUNNABLE = (*STAGES, *PHASES, SHARD)
+RUNNABLE = (*STAGES, *PHASES)
 MAX_ATTEMPTS = 3
 MORE_EPOCHS = 2  # article, section 5.1: run(epochs=epochs+2)
 
@@ -48,7 +47,7 @@ class RunConf(Contract):
     attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
     start_from: str | None = Field(None, description="Manifest URI of an artifact to start from")
     stop_after: StageName | None = None
-    target: Literal["local"] = "local"
+    target: Literal["local", "hub"] = "local"
     parent: str | None = Field(None, description="Manifest URI of a LoRA to go on from")
     incumbent: str | None = Field(
         None, description="Manifest URI of the evaluation of the deployed model to beat"

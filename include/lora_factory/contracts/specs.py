@@ -99,6 +99,9 @@ class CrawlSpec(CrawlRequest):
     plan: str | None = Field(None, description="crawlplan of this crawl; None: made on the way")
 
 
+SHARD_IMAGES = 5000
+
+
 class SanitizeRequest(StageSpec):
     """What a picture must be; the same for each shard and the whole."""
 
@@ -133,7 +136,7 @@ class SanitizeSpec(SanitizeRequest):
     parts: tuple[str, ...] = Field(
         (), description="cleanpart of every shard; none: they are made on the way"
     )
-    shard_images: int = Field(5000, ge=1, description="Pictures a shard; bounds the memory")
+    shard_images: int = Field(SHARD_IMAGES, ge=1, description="Pictures a shard; bounds the memory")
     text_similarity: float = Field(
         0.85, ge=0, le=1, description="Text embeddings this close are duplicates (article)"
     )
@@ -240,7 +243,7 @@ class DeploySpec(StageSpec):
     force: bool = Field(default=True, description="Publish even if the release artifact exists")
     lora: str
     evaluation: str
-    target: Literal["local"] = "local"
+    target: Literal["local", "hub"] = "local"
     approved_by: str | None = Field(
         None,
         min_length=1,

@@ -65,6 +65,18 @@ def drop_taken_down(
     return kept
 
 
+def drop_taken_down_since(parts: Parts, audit: AuditLog, ctx: StageContext) -> set[int]:
+    """Indices of items that were taken down after their part was made."""
+    taken = taken_down((name for item in parts.items for name in _of(item.record)), ctx.settings)
+    gone = set()
+    for at, item in enumerate(parts.items if taken else ()):
+        found = next((taken[name] for name in _of(item.record) if name in taken), None)
+        if found is not None:
+            gone.add(at)
+            audit.append(dropped(item.record.sha256, "taken_down", found))
+    return gone
+
+
 def drop_protected(
     parts: Parts, gone: set[int], index: ProtectedIndex, ctx: StageContext, audit: AuditLog
 ) -> int:

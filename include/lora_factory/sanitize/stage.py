@@ -23,7 +23,7 @@ from lora_factory.contracts.records import (
     read_jsonl,
     write_jsonl,
 )
-from lora_factory.contracts.specs import SanitizeSpec
+from lora_factory.contracts.specs import SanitizeRequest, SanitizeSpec
 from lora_factory.contracts.stage import StageContext, read_advice
 from lora_factory.errors import ArtifactError, DataError
 from lora_factory.guard.protected import open_index
@@ -36,7 +36,7 @@ from lora_factory.sanitize.dedup import Copies, Evidence, Limits, copies
 from lora_factory.sanitize.items import Item, count_sources, dropped
 from lora_factory.sanitize.parts import AuditLog, read_parts
 from lora_factory.sanitize.report import SanitizeReport
-from lora_factory.sanitize.rights import conditions, drop_protected
+from lora_factory.sanitize.rights import conditions, drop_protected, drop_taken_down_since
 from lora_factory.sanitize.scored import Roles, Scored, score
 from lora_factory.sanitize.text import repair
 
@@ -46,6 +46,7 @@ __all__ = ["KIND", "SPEC", "VERSION", "conditions", "roles", "run"]
 KIND: Kind = "clean"
 VERSION = 3
 SPEC = SanitizeSpec
+ASKED = set(SanitizeRequest.model_fields) - {"raw", "previous", "force"}
 
 
 def roles(spec: SanitizeSpec) -> tuple[str, ...]:
@@ -60,7 +61,7 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
         DataError: fewer images than ``settings.min_images`` are left; tells why.
         ModelError: a role's model is missing or damaged.
         ConfigurationError: the index of protected works can't be used.
-        ArtifactError: the parts aren't those of this input.
+        ArtifactError: the parts aren't those of this input and spec.
     """
     profile = load_profile(spec.profile, ctx.settings)
     models = shard.load_models(profile, ctx.settings)
@@ -77,7 +78,8 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
     asked = Roles(models.scorer, captioner(profile))
     scored = score(parts, asked, advice, ctx)
     ctx.check_stop()
-    gone: set[int] = set()
+    # Parts may be older than a takedown.
+    gone = drop_taken_down_since(parts, audit, ctx) if given else set[int]()
     close = _drop_copies(scored, spec, gone, audit, ctx.settings.threads or 1)
     repeated = drop_protected(parts, gone, protected, ctx, audit) if protected is not None else 0
     drop_advised(parts.items, gone, advice, ctx.settings.min_images, audit)
@@ -128,17 +130,18 @@ def _shards(spec: SanitizeSpec, ctx: StageContext) -> int:
 
 
 def _given_parts(spec: SanitizeSpec, ctx: StageContext) -> list[Path]:
-    """Folders of the parts that other tasks made, checked to be all of this input.
+    """Folders of the parts that other tasks made, checked to be all of this input and spec.
 
     Raises:
-        ArtifactError: one is missing, twice there, or of another input.
+        ArtifactError: one is missing, twice there, or of another input or spec.
     """
     found = [ctx.inputs[f"parts.{at}"] for at in range(len(spec.parts))]
     wanted = {name: ctx.inputs[name].sha256 for name in ("raw", "previous") if name in ctx.inputs}
+    asked = spec.model_dump(mode="json", include=ASKED)
     for part in found:
         made_of = {entry.name: entry.sha256 for entry in part.manifest.inputs}
-        if made_of != wanted:
-            msg = f"part {part.uri} was made of other inputs; make the shards of this run again"
+        if made_of != wanted or not asked.items() <= part.manifest.spec.items():
+            msg = f"part {part.uri} was made of something else; make the shards of this run again"
             raise ArtifactError(msg)
     numbers = [(p.manifest.stats.get("shard"), p.manifest.stats.get("shards")) for p in found]
     if sorted(numbers) != [(at, len(found)) for at in range(len(found))]:
@@ -153,11 +156,12 @@ def _drop_copies(
 ) -> Copies:
     """Add copies to ``gone``; each is written to ``audit`` with the item it copies."""
     parts = scored.parts
+    left = [at for at in range(len(parts.items)) if at not in gone]
     close = copies(
         Evidence(parts.prints, parts.images, parts.meanings, scored.words),
-        sorted(range(len(parts.items)), key=scored.worth.__getitem__, reverse=True),
+        sorted(left, key=scored.worth.__getitem__, reverse=True),
         Limits(spec.image_similarity, spec.text_similarity, threads),
-        known=int(scored.replayed.sum()),
+        known=int(scored.replayed[left].sum()),
     )
     for copy in close.found:
         gone.add(copy.index)

@@ -162,6 +162,24 @@ def test_a_replayed_image_is_taken_down_too(site: Site, catalog_dsn: str) -> Non
     assert gone not in site.read(result)[0]
 
 
+def test_what_is_taken_down_after_its_shard_was_made_stays_out(
+    site: Site, catalog_dsn: str
+) -> None:
+    """A later attempt reads the parts that were made before the first."""
+    settings = Settings.model_validate(site.settings.model_dump() | {"catalog": catalog_dsn})
+    parts = [
+        run_stage("sanitize.shard", {"raw": site.raw, "shard": at, "shards": 2}, settings)
+        for at in range(2)
+    ]
+    spec = {"raw": site.raw, "parts": [part.manifest_uri for part in parts]}
+    gone = site.names["red heart"]
+    assert gone in site.read(run_stage("sanitize", spec, settings))[0]
+    Catalog(catalog_dsn).mark(taken_down(gone, gone), "its author asked")
+    kept, dropped = site.read(run_stage("sanitize", spec, settings))
+    assert gone not in kept
+    assert dropped[gone].reason == "taken_down"
+
+
 @pytest.fixture
 def make_index(tmp_path: Path) -> Callable[[str], Path]:
     """An index of one sign, mirrored and as JPEG, calibrated on the demo's icons."""

@@ -79,8 +79,10 @@ def test_shards_change_nothing(
     ):
         with pytest.raises(ArtifactError, match=message):
             sanitize(raw, previous=previous, parts=wrong)
-    with pytest.raises(ArtifactError, match="made of other inputs"):
+    with pytest.raises(ArtifactError, match="made of something else"):
         sanitize(raw, parts=parts)
+    with pytest.raises(ArtifactError, match="made of something else"):
+        sanitize(raw, previous=previous, parts=parts, min_side=33)
 
 
 def test_a_retry_keeps_the_shards_it_finds(

@@ -285,11 +285,13 @@ def tasks() -> dict[str, tuple[str, int]]:
     inner = {f"attempt_{n}.{s}": (s, n) for n in (1, 2, 3) for s in names}
     ends = {stage: (stage, 0) for stage in ("approve", "deploy")}
     parts = {"crawl_plan": ("crawl.plan", 0), "crawl_work": ("crawl.work", 0)}
+    parts |= dict.fromkeys(SHARDS, ("sanitize.shard", 0))
     return {**parts, "crawl": ("crawl", 0), **inner, **ends}
 
 
 WEB = {"source": "web", "seeds": ["https://example.org/"]}
 PARTS = {"crawl_plan", "crawl_work"}
+SHARDS = {"sanitize_plan", "sanitize_shard"}
 
 
 def test_skipped(settings, made):
@@ -297,16 +299,22 @@ def test_skipped(settings, made):
         plan = make_plan(conf(**changes), settings, TODAY)
         return set(tasks()) - set(plan.skipped(tasks()))
 
-    assert runs() == set(tasks()) - PARTS  # a folder has nothing to plan
-    assert runs(attempts=1) == {id_ for id_, (_, n) in tasks().items() if n < 2} - PARTS
-    assert runs(**WEB) == set(tasks()) - {"crawl_work"}
+    usual = set(tasks()) - SHARDS  # at most 2000 images
+
+    assert runs() == usual - PARTS  # a folder has nothing to plan
+    assert runs(attempts=1) == {id_ for id_, (_, n) in tasks().items() if n < 2} - PARTS - SHARDS
+    assert runs(**WEB) == usual - {"crawl_work"}
     assert runs(**WEB, stop_after="crawl") == {"crawl_plan", "crawl"}
     settings = settings.model_copy(update={"crawl_redis": SecretStr("redis://127.0.0.1:1/1")})
-    assert runs(**WEB, crawl_workers=2) == set(tasks())
+    assert runs(**WEB, crawl_workers=2) == usual
     assert runs(**WEB, crawl_workers=2, stop_after="crawl") == PARTS | {"crawl"}
-    assert runs(crawl_workers=2) == set(tasks()) - PARTS
+    assert runs(crawl_workers=2) == usual - PARTS
     assert not runs(**WEB, crawl_workers=2, start_from=made["raw"]) & (PARTS | {"crawl"})
     assert runs(stop_after="crawl") == {"crawl"}
+    assert runs(max_images=5000) == usual - PARTS
+    assert runs(max_images=5001) == set(tasks()) - PARTS
+    assert not runs(max_images=5001, start_from=made["raw"]) & SHARDS  # which is small
+    assert not runs(max_images=5001, start_from=made["clean"]) & SHARDS
     assert runs(stop_after="evaluate") == {
         *("crawl", "attempt_1.sanitize", "attempt_1.label", "attempt_1.tune"),
         *("attempt_1.train", "attempt_1.evaluate"),

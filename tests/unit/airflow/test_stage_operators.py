@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
@@ -18,7 +20,11 @@ from lora_factory_airflow.operators.evaluate import EvaluateOperator
 from lora_factory_airflow.operators.gate import GateOperator
 from lora_factory_airflow.operators.label import LabelOperator
 from lora_factory_airflow.operators.result import ResultOperator
-from lora_factory_airflow.operators.sanitize import SanitizeOperator
+from lora_factory_airflow.operators.sanitize import (
+    SanitizeOperator,
+    ShardOperator,
+    ShardPlanOperator,
+)
 from lora_factory_airflow.operators.train import TrainOperator
 from lora_factory_airflow.operators.tune import TuneOperator
 
@@ -43,11 +49,11 @@ def test_one_operator_a_stage():
         assert operator.spec_type.__name__ == f"{operator.stage.title()}Spec"
         more = {"approval"} if operator is DeployOperator else set()
         assert set(operator.template_fields) == {"spec", "inputs"} | more
-    parts = (CrawlPlanOperator, CrawlWorkOperator)
+    parts = (CrawlPlanOperator, CrawlWorkOperator, ShardOperator)
     assert tuple(operator.stage for operator in parts) == PHASES
     for operator in parts:
         assert operator.spec_type.__name__ == f"{operator.stage.partition('.')[2].title()}Spec"
-        more = {"worker"} if operator is CrawlWorkOperator else set()
+        more = {CrawlWorkOperator: {"worker"}, ShardOperator: {"share"}}.get(operator, set())
         assert set(operator.template_fields) == {"spec", "inputs"} | more
     assert set(GateOperator.template_fields) == {"spec", "evaluation"}
     assert set(ResultOperator.template_fields) == {"spec", "plan", "approval"}
@@ -77,8 +83,8 @@ class Xcoms:
     def xcom_push(self, key: str, value: Any) -> None:
         self.values[key] = value
 
-    def xcom_pull(self, task_ids: str, key: str) -> Any:
-        assert task_ids == "crawl_plan"
+    def xcom_pull(self, task_ids: str, key: str = "return_value") -> Any:
+        assert task_ids in {"crawl_plan", "sanitize_shard"}
         return self.values.get(key)
 
 
@@ -123,6 +129,36 @@ def test_a_worker_has_a_number_and_a_plan(monkeypatch):
     operator = CrawlWorkOperator(task_id="w", spec=CRAWL, planned_by="crawl_plan", worker=3)
     with pytest.raises(AirflowFailException, match="SpecError: WorkSpec: plan: Field required"):
         operator.execute({"ti": Xcoms()})
+
+
+@pytest.mark.parametrize(
+    ("raw", "previous", "shards"), [(2, None, 0), (5000, None, 0), (4999, 2, 2), (10_001, None, 3)]
+)
+def test_shards_are_counted_from_the_manifests(monkeypatch, raw, previous, shards):
+    class Store:
+        def read_manifest(self, uri: str) -> Any:
+            return SimpleNamespace(counts=SimpleNamespace(kept={"r": raw, "p": previous}[uri]))
+
+    monkeypatch.setattr(f"{ShardPlanOperator.__module__}.open_store", lambda _settings: Store())
+    monkeypatch.setattr(f"{ShardPlanOperator.__module__}.DeploymentHook", MagicMock)
+    spec = {"previous": "p" if previous else None}
+    operator = ShardPlanOperator(task_id="s", spec=spec, inputs={"raw": result("r")})
+    assert operator.execute({}) == [{"shard": at, "shards": shards} for at in range(shards)]
+
+
+def test_a_shard_has_its_number(monkeypatch):
+    monkeypatch.setattr("lora_factory_airflow.operators._base.StageProcess", Finished)
+    share = {"shard": 1, "shards": 3}
+    ShardOperator(task_id="s", spec={"raw": "r"}, share=share).execute({})
+    assert (Finished.spec["shard"], Finished.spec["shards"], Finished.spec["raw"]) == (1, 3, "r")
+
+
+@pytest.mark.parametrize("parts", [None, [result("a"), result("b")]])
+def test_sanitize_reads_the_parts_there_are(monkeypatch, parts):
+    monkeypatch.setattr("lora_factory_airflow.operators._base.StageProcess", Finished)
+    operator = SanitizeOperator(task_id="s", spec={"raw": "r"}, parts_by="sanitize_shard")
+    operator.execute({"ti": Xcoms(return_value=parts)})
+    assert Finished.spec["parts"] == (["a", "b"] if parts else [])
 
 
 def test_constructors_only_assign():
