@@ -142,12 +142,12 @@ local function end_lease(lease, counts)
   count('flight:' .. lease.task.kind, -1)
 end
 
-local function give_back(token, reason, wait)
+local function give_back(token, reason, wait, most)
   local lease = read_lease(token)
   if not lease then return 0 end
   local task = lease.task
   end_lease(lease, false)
-  if task.tries >= limits.max_tries then
+  if task.tries >= most then
     call('HSET', key('dead'), task.id, reason)
     return 1
   end
@@ -165,7 +165,7 @@ end
 local function reclaim()
   local found = 0
   for _, token in ipairs(call('ZRANGEBYSCORE', key('leases'), '-inf', now, 'LIMIT', 0, BATCH)) do
-    found = found + give_back(token, 'lease_expired', 0)
+    found = found + give_back(token, 'lease_expired', 0, limits.max_lost)
   end
   return found
 end
@@ -292,7 +292,9 @@ function op.ack(arguments)
 end
 
 function op.nack(arguments)
-  for i = 2, #arguments do give_back(arguments[i], arguments[1], limits.retry_delay) end
+  for i = 2, #arguments do
+    give_back(arguments[i], arguments[1], limits.retry_delay, limits.max_tries)
+  end
 end
 
 function op.reclaim() return reclaim() end

@@ -6,7 +6,7 @@ The rules, kept by :class:`~lora_factory.crawl.frontier_sqlite.SqliteFrontier` a
 - A URL is queued once in a crawl, by its canonical spelling.
 - A task is leased to one worker. Settled by :meth:`Frontier.ack` it is gone; given back by
   :meth:`Frontier.nack` it is handed out again later, and at once when its lease has run out.
-  After ``max_tries`` it is a dead letter.
+  After ``max_tries`` (``max_lost`` where its workers died) it is a dead letter.
 - Budgets are exact: ``done + in flight <= limit`` for pages, for pages of a host, and for images,
   over all workers.
   A task that doesn't count makes room for another.
@@ -52,6 +52,9 @@ class Limits:
     pages_per_host: int | None = None
     """Budget of each host, within ``max_pages``."""
     max_tries: int = 8
+    """Tries after which a task that is given back is a dead letter."""
+    max_lost: int = 40
+    """The same where leases run out: more, since what killed the worker was rarely the task."""
     retry_delay: float = 2.0
     """Wait before the second try; doubled for each further one."""
 

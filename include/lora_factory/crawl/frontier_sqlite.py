@@ -309,7 +309,8 @@ class SqliteFrontier:
             self._rows("SELECT kind, host, tries FROM tasks WHERE id = ?", task)
         )
         self._settle_host(kind, host, counts=False)
-        dead = tries >= self._limits.max_tries
+        most = self._limits.max_tries if wait else self._limits.max_lost
+        dead = tries >= most
         self._count(kind, queued=0 if dead else 1, flight=-1)
         state = "dead" if dead else "delayed" if wait else "queued"
         due = self._clock() + wait * 2 ** (tries - 1)

@@ -215,6 +215,20 @@ def test_an_expired_lease_comes_back_and_its_token_is_void(rig: Rig) -> None:
     play(rig, scenario)
 
 
+def test_a_task_whose_workers_die_is_given_up_much_later(rig: Rig) -> None:
+    async def scenario(f: Frontier, rig: Rig) -> None:
+        await f.add([page("http://a/1")])
+        for tries in range(1, 6):
+            (lease,) = await f.lease("w", "page", 5)
+            assert lease.tries == tries
+            rig.clock.now += 31
+        assert await f.lease("w", "page", 5) == []
+        (left,) = [entry async for entry in f.leftovers()]
+        assert (left.reason, left.detail) == ("dead_letter", "lease_expired, 5 tries")
+
+    play(rig, scenario, Limits(100, 100, 0.0, max_tries=2, max_lost=5))
+
+
 def test_heartbeats_prolong_only_what_they_name(rig: Rig) -> None:
     async def scenario(f: Frontier, rig: Rig) -> None:
         await f.set_host("a", delay=0, concurrency=5)

@@ -29,7 +29,7 @@ from valkey_server import ValkeyServer
 
 pytestmark = pytest.mark.integration
 HOSTS, WORKERS = ("a", "b", "c"), ("w1", "w2")
-LIMITS = Limits(4, 2, 1.0, lease=10.0, pages_per_host=2, max_tries=4, retry_delay=1.0)
+LIMITS = Limits(4, 2, 1.0, lease=10.0, pages_per_host=2, max_tries=4, max_lost=5, retry_delay=1.0)
 BUDGETS = {"page": LIMITS.max_pages, "image": LIMITS.max_images}
 
 
