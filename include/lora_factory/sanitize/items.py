@@ -14,7 +14,8 @@ from lora_factory.contracts.records import AuditRecord, DatasetRecord, RawRecord
 from lora_factory.imaging.borders import crop_bars
 from lora_factory.imaging.decode import ImageRejected, decode, sniff
 from lora_factory.imaging.hashes import perceptual_hash, thumbnail
-from lora_factory.imaging.quality import measure, reduced
+from lora_factory.imaging.png import write_png
+from lora_factory.imaging.quality import MEASURED_SIDE, measure, reduced
 from lora_factory.sanitize.captions import Caption, found_caption
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 STAGE = "sanitize"
 SPLITS = ("train", "validation")
 VIEW = 448  # pixels, shorter side that models look at large pictures with: twice their own
-PNG = {"compress_level": 1, "compress_type": 3}  # run lengths: as small as level 6, twice as fast
 
 
 class Item(Contract):
@@ -120,12 +120,13 @@ def admit(source: Source, folder: Path, spec: SanitizeRequest) -> Admitted | Aud
     whole = image.size
     image = crop_bars(image)
     cropped = "" if image.size == whole else f"cropped {whole} to {image.size}"
-    quality = measure(image)
+    small = reduced(image, MEASURED_SIDE)  # once, for the measures and both fingerprints
+    quality = measure(image, small)
     problem = quality.problem(min_side=spec.min_side, max_aspect=spec.max_aspect)
     if problem:
         return dropped(sha256, problem, url)
     image = reduced(image, spec.max_side)
-    image.save(folder / f"{sha256}.png", format="PNG", **PNG)
+    write_png(image, folder / f"{sha256}.png")
     view = image if min(image.size) < 2 * VIEW else reduced(image, VIEW)
     return Admitted(
         Item(
@@ -137,8 +138,8 @@ def admit(source: Source, folder: Path, spec: SanitizeRequest) -> Admitted | Aud
             cropped=cropped,
         ),
         view,
-        perceptual_hash(view),
-        thumbnail(view),
+        perceptual_hash(small),
+        thumbnail(small),
     )
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KIND", "SPEC", "VERSION", "conditions", "roles", "run"]
 KIND: Kind = "cleanpart"
-VERSION = 1
+VERSION = 2
 SPEC = ShardSpec
 CHUNK = 64  # pictures in memory at a time, as models look at them
 

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 __all__ = ["KIND", "SPEC", "VERSION", "conditions", "roles", "run"]
 KIND: Kind = "clean"
-VERSION = 3
+VERSION = 4
 SPEC = SanitizeSpec
 ASKED = set(SanitizeRequest.model_fields) - {"raw", "previous", "force"}
 
