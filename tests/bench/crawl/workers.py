@@ -24,7 +24,7 @@ from kill_rig import TOPIC, SharedWork, SlowSite  # noqa: E402
 from lora_factory.contracts.specs import CrawlSpec  # noqa: E402
 from valkey_server import ValkeyServer  # noqa: E402
 
-PAGES, HOSTS, WAIT = 400, 16, 1.0
+PAGES, HOSTS, WAIT = 800, 16, 1.0
 
 
 def seconds(workers: int, folder: Path, server: ValkeyServer) -> float:
