@@ -37,7 +37,7 @@ def write_png(image: Image, file: Path) -> None:
     lines[0, 1:] = pixels[0]
     np.subtract(pixels[1:], pixels[:-1], out=lines[1:, 1:])
     packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
-    packed = packer.compress(lines) + packer.flush()
+    packed = packer.compress(lines.data) + packer.flush()
     header = struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 0)
     with file.open("wb") as out:
         out.write(b"\x89PNG\r\n\x1a\n")

@@ -1,8 +1,8 @@
 """Is a picture fit to learn from? Plain measures, each with its unit, and limits for them.
 
-The limits follow cleanvision's checks (dark, light, low information, blurry, odd aspect),
-restated so that a black line icon on white passes: there, half the pixels are pure white and
-the brightest percentile says nothing. Measured on 300 icons of 64 px and two photographs:
+The limits follow cleanvision's checks (dark, light, blurry, odd aspect; low information by the
+share of ink), restated so that a black line icon on white passes: there, half the pixels are pure
+white and the brightest percentile says nothing. Measured on 300 icons of 64 px and two photographs:
 sharpness 0.47–0.96, blurred by σ = 3 px 0.09–0.17 (photographs 0.07–0.10), ink 0.12 or more.
 """
 

@@ -42,7 +42,6 @@ REASONS = {
     "too_dark": "nearly black",
     "too_light": "nearly white",
     "uniform": "one colour",
-    "low_information": "hardly anything to see",
     "text_heavy": "mostly writing",
     "text_duplicate": "says at length what another says",
     "corrupt": "damaged file",

@@ -13,7 +13,7 @@ class SanitizeReport(StageReport):
 
     Reason codes in ``counts.dropped``: ``not_an_image``, ``corrupt``, ``too_many_pixels``,
     ``animated``, ``missing_file`` (bytes); ``too_small``, ``extreme_aspect``, ``uniform``,
-    ``too_dark``, ``too_light``, ``blurred``, ``low_information``, ``text_heavy`` (picture);
+    ``too_dark``, ``too_light``, ``blurred``, ``text_heavy`` (picture);
     ``unsafe_image``, ``unsafe_text`` (content rules); ``taken_down``, ``protected_work``
     (rights); ``exact_duplicate``, ``near_duplicate`` (perceptual), ``semantic_duplicate``
     (embeddings), ``text_duplicate`` (long texts); ``below_alignment_floor``,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lora_factory.sanitize.parts import Parts
 
 CHUNK = 64  # pictures, or 16 times as many texts, at a time
-Worth = tuple[bool, int, int, bool, float, str]
+Worth = tuple[bool, int, int, int, bool, float, str]
 
 
 class Roles(NamedTuple):
@@ -147,10 +147,23 @@ def put_captions(parts: Parts, captions: Mapping[int, Caption], scorer: ImageTex
 
 
 def _worth(item: Item, caption: Caption) -> Worth:
-    """Sort key, best last: replayed, caption found on the page, pixels, lossless, sharpness.
+    """Sort key, best last: replayed, caption found on the page, pixels, licence, lossless,
+    sharpness.
 
     Lossless before sharpness: a JPEG's ringing reads as sharpness.
     """
     told = {"alt": 2, "caption": 2, "composed": 1}.get(caption.source, 0)
     pixels = item.record.width * item.record.height
-    return item.replayed, told, pixels, item.lossless, item.sharpness, item.record.sha256
+    free = freedom(item.record.licence)
+    return item.replayed, told, pixels, free, item.lossless, item.sharpness, item.record.sha256
+
+
+def freedom(licence: str) -> int:
+    """How little a licence asks for: 4 nothing, 3 to be named, 2 to share alike, 1 known, 0 not."""
+    if licence == "unknown":
+        return 0
+    if licence in {"own", "CC0-1.0", "PDM-1.0", "PDDL-1.0"}:
+        return 4
+    if licence in {"MIT", "Apache-2.0", "CC-BY-2.0", "CC-BY-2.5", "CC-BY-3.0", "CC-BY-4.0"}:
+        return 3
+    return 2 if licence.startswith("CC-BY-SA-") else 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +26,7 @@ from lora_factory.guard.meaning import PromptFilter
 from lora_factory.models.loaders import image_text_scorer, limit_threads, text_embedder
 from lora_factory.models.profiles import load_profile
 from lora_factory.models.text_detectors import text_detector
+from lora_factory.sanitize.earlier import SCORER, earlier_vectors
 from lora_factory.sanitize.items import Admitted, Item, Share, Source, admit, dropped, sources
 from lora_factory.sanitize.parts import Rows, write_part
 from lora_factory.sanitize.rights import conditions, drop_taken_down
@@ -126,7 +127,9 @@ def fill(
     found = list(sources(ctx.inputs["raw"], ctx.inputs.get("previous"), share))
     usable = drop_taken_down(found, ctx, audit)
     (folder / "images").mkdir()
-    gathered = _Gathered()
+    replayed = {source.record.sha256 for source in usable if source.replayed}
+    revision = load_profile(spec.profile, ctx.settings).revisions((SCORER,)).get(SCORER)
+    gathered = _Gathered(earlier_vectors(ctx.inputs.get("previous"), replayed, revision))
     label = "sanitize: look" if share.count == 1 else f"sanitize: look, shard {share.number + 1}"
     progress = Progress(label, len(usable), "images")
     for chunk in _chunks(usable):
@@ -196,7 +199,8 @@ def _allowed(
 class _Gathered:
     """Items of a part and their rows, in the order they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, stored: Mapping[str, Vectors]) -> None:
+        self.stored = stored  # vectors of pictures that an earlier run embedded
         self.seen: set[str] = set()
         self.items: list[Item] = []
         self._hashes: list[str] = []
@@ -211,12 +215,24 @@ class _Gathered:
         captions = [each.item.caption.text if each.item.caption else "" for each in looked]
         told = [at for at, text in enumerate(captions) if text]
         texts = [captions[at] for at in told]
-        images = models.scorer.embed_images([each.view for each in looked])
         self._vectors.append((
-            images,
+            self._embedded(looked, models.scorer),
             _placed(models.scorer.embed_texts(texts), told, len(looked)),
             _placed(models.embedder.encode(texts), told, len(looked)),
         ))
+
+    def _embedded(self, looked: list[Admitted], scorer: ImageTextScorer) -> Vectors:
+        """A row for each; the scorer looks only at pictures that no earlier run embedded."""
+        old = {
+            at: self.stored[each.item.record.sha256]
+            for at, each in enumerate(looked)
+            if each.item.replayed and each.item.record.sha256 in self.stored
+        }
+        new = [at for at in range(len(looked)) if at not in old]
+        rows = _placed(scorer.embed_images([looked[at].view for at in new]), new, len(looked))
+        for at, row in old.items():
+            rows[at] = row
+        return rows
 
     def rows(self, models: Models) -> Rows:
         """All rows; their widths are the models' where there are none."""
