@@ -6,6 +6,6 @@ the exit status; what a person asked to see goes to standard output, all else to
 """
 
 NAMES = (
-    *("adapters", "apikey", "catalog", "compare", "crawl-status", "export"),
-    *("keys", "profile", "protect", "takedown", "topics", "verify"),
+    *("adapters", "apikey", "catalog", "compare", "crawl-status", "deploy-plan"),
+    *("export", "keys", "profile", "protect", "takedown", "topics", "verify"),
 )

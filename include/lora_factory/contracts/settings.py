@@ -80,6 +80,12 @@ class Settings(Contract):
         le=100_000,
         description="Requests a minute an address may send without an API key; 0: none",
     )
+    hub_namespace: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$|^$",
+        description="User or organisation on the hub that the target `hub` publishes under",
+    )
+    hub_private: bool = Field(default=True, description="Whether new repositories are private")
     protected: Path | None = Field(
         None, description="Index of protected works, made by `python -m lora_factory protect`"
     )

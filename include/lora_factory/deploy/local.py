@@ -53,7 +53,13 @@ class LocalTarget:
         self._app.call("GET", "/readyz")
         listed = self._app.read(AdapterList, self._app.call("GET", "/v1/adapters"))
         live = {adapter.name: adapter.version for adapter in listed.adapters}
-        return Plan(live=live.get(release.model.name))
+        name, version = release.model.name, release.model.version
+        steps = (
+            *(() if live.get(name) == version else (f"send {version} to {self.url}",)),
+            "draw a picture with it and one with the base, compare them",
+            f"make it what users of {name} get",
+        )
+        return Plan(live=live.get(name), steps=steps)
 
     def apply(self, release: Release) -> None:
         """See :class:`lora_factory.deploy.target.Target`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 
 from pydantic import ValidationError
 
@@ -16,10 +17,11 @@ from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import DeploySpec
 from lora_factory.contracts.stage import LocalArtifact, StageContext
 from lora_factory.contracts.training import TrainReport
+from lora_factory.deploy.hub import HubTarget
 from lora_factory.deploy.local import LocalTarget
 from lora_factory.deploy.target import Plan, Release, Target
 from lora_factory.diffusion.lora_file import write_kohya
-from lora_factory.errors import FactoryError, ReleaseError, SpecError
+from lora_factory.errors import FactoryError, ModelError, ReleaseError, SpecError
 from lora_factory.guard.content import check_prompt
 from lora_factory.guard.provenance.keys import configured_key
 from lora_factory.guard.provenance.release import attach, sign_release
@@ -29,7 +31,7 @@ from lora_factory.store.takedown import taken_down_with
 
 log = logging.getLogger(__name__)
 KIND: Kind = "release"
-VERSION = 3
+VERSION = 4
 SPEC = DeploySpec
 LORA_FILE = "lora.safetensors"
 KOHYA_FILE = "lora.kohya.safetensors"
@@ -59,11 +61,17 @@ def run(spec: DeploySpec, ctx: StageContext) -> DeployReport:
         ArtifactError: the dataset's records are damaged; nothing changed for users.
     """
     _refuse_taken_down(ctx.inputs["lora"], ctx.settings)
-    release = _release(spec, ctx.inputs["lora"], ctx.inputs["evaluation"])
+    release = checked_release(spec, ctx.inputs["lora"], ctx.inputs["evaluation"])
     key, store = configured_key(ctx.settings), open_store(ctx.settings)
     attached = attach(ctx.out, release.model, ctx.inputs["lora"], ctx.inputs["evaluation"], store)
     shutil.copyfile(release.file, ctx.out / LORA_FILE)
-    target = _target(ctx.settings, ctx)
+    try:
+        write_kohya(release.file, ctx.out / KOHYA_FILE)
+    except ModelError as err:
+        msg = f"{spec.name} {release.model.version} was not deployed: {err}"
+        raise ReleaseError(msg) from err
+    release = release.model_copy(update={"folder": ctx.out})
+    target = open_target(spec.target, ctx.settings, ctx.check_stop)
     more = {
         "approved_by": spec.approved_by,
         "signed": key is not None,
@@ -72,7 +80,6 @@ def run(spec: DeploySpec, ctx: StageContext) -> DeployReport:
         "lineage_complete": attached.lineage_complete,
     }
     report = deploy(release, target).model_copy(update=more)
-    write_kohya(release.file, ctx.out / KOHYA_FILE)
     entry = {
         "model": release.model.model_dump(mode="json"),
         "report": report.model_dump(mode="json"),
@@ -118,9 +125,17 @@ def _undo(release: Release, target: Target, plan: Plan) -> None:
         log.warning("rollback: %s", err)
 
 
-def _target(settings: Settings, ctx: StageContext) -> Target:
-    """The deployment's target; more targets are more entries here."""
-    return LocalTarget(settings, check_stop=ctx.check_stop)
+def open_target(
+    name: str, settings: Settings, check_stop: Callable[[], None] = lambda: None
+) -> Target:
+    """A target by name; where it is and who may use it, the deployment's configuration says.
+
+    Raises:
+        ConfigurationError: the deployment isn't set up for it.
+    """
+    if name == "hub":
+        return HubTarget(settings, check_stop=check_stop)
+    return LocalTarget(settings, check_stop=check_stop)
 
 
 def _refuse_taken_down(lora: LocalArtifact, settings: Settings) -> None:
@@ -137,7 +152,7 @@ def _refuse_taken_down(lora: LocalArtifact, settings: Settings) -> None:
         raise SpecError(msg)
 
 
-def _release(spec: DeploySpec, lora: LocalArtifact, evaluation: LocalArtifact) -> Release:
+def checked_release(spec: DeploySpec, lora: LocalArtifact, evaluation: LocalArtifact) -> Release:
     """Refuse what must not go out, and gather what the registry keeps."""
     if (lora.manifest.kind, evaluation.manifest.kind) != ("lora", "evaluation"):
         kinds = f"{lora.manifest.kind} and {evaluation.manifest.kind}"

@@ -17,6 +17,9 @@ class Release(Contract):
 
     model: NewModel
     file: Path
+    folder: Path | None = Field(
+        None, description="Release folder: card, samples, both layouts; None: the file alone"
+    )
     prompt: Prompt = Field(description="Holds the trigger word")
     seed: int = Field(1234, ge=0, lt=2**32)
 
@@ -25,14 +28,19 @@ class Plan(Contract):
     """What is there before anything changes."""
 
     live: str | None = Field(description="Version that users get now; stays if the release fails")
+    steps: tuple[str, ...] = Field((), description="What deploying will do, one line each")
 
 
 class Smoke(Contract):
     """What the smoke test saw."""
 
     seconds: float = Field(ge=0)
-    contrast: float = Field(ge=0, description="Standard deviation of the picture, 0 to 128")
-    difference: float = Field(ge=0, description="Mean absolute difference to the base, 0 to 255")
+    contrast: float | None = Field(
+        None, ge=0, description="Standard deviation of the picture, 0 to 128; None: none was drawn"
+    )
+    difference: float | None = Field(
+        None, ge=0, description="Mean absolute difference to the base, 0 to 255"
+    )
 
 
 class Promotion(Contract):
@@ -44,6 +52,9 @@ class Promotion(Contract):
 
 class Target(Protocol):
     """A place that serves LoRAs. Every step may be repeated: the same again changes nothing.
+
+    A process that is killed between two steps leaves users what they had: the next run goes on,
+    whichever version it brings. What a rollback returns to is stored before a promotion.
 
     All raise:
         ServiceUnavailable: it did not answer; try again later.
@@ -63,10 +74,10 @@ class Target(Protocol):
         """
 
     def smoke(self, release: Release) -> Smoke:
-        """Draw with the version as a user would.
+        """Draw with the version as a user would; where nothing draws, fetch it as a user would.
 
         Raises:
-            ReleaseError: no picture, a blank one, or the base's own.
+            ReleaseError: no picture, a blank one, or the base's own; or other bytes than were sent.
         """
 
     def promote(self, release: Release) -> Promotion:

@@ -15,6 +15,8 @@ connection                  variables
                             ``LORA_FACTORY_LLM_MODEL`` (type http, openai or
                             pydanticai; the key is its password, the model and a
                             base URL with a path are in extra: ``model``, ``base_url``)
+``lora_factory_hub``        ``HF_TOKEN``, ``HF_ENDPOINT`` (type http; the token is its
+                            password, the host a whole URL or empty)
 ==========================  ==================================================
 """
 
@@ -33,6 +35,7 @@ CATALOG_CONN_ID = "lora_factory_catalog"
 STORE_CONN_ID = "lora_factory_store"
 SERVE_CONN_ID = "lora_factory_serve"
 LLM_CONN_ID = "lora_factory_llm"
+HUB_CONN_ID = "lora_factory_hub"
 
 
 class DeploymentHook(BaseHook):
@@ -111,9 +114,20 @@ def llm_variables(connection: Any) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value}
 
 
+def hub_variables(connection: Any) -> dict[str, str]:
+    """Token and address of a model hub, under the names that its library reads."""
+    host = str(connection.host or "")
+    if host and "://" not in host:
+        port = f":{connection.port}" if connection.port else ""
+        host = f"{connection.schema or 'https'}://{host}{port}"
+    values = {"HF_TOKEN": connection.password, "HF_ENDPOINT": host}
+    return {name: str(value) for name, value in values.items() if value}
+
+
 CONVERTERS = {
     CATALOG_CONN_ID: catalog_variables,
     STORE_CONN_ID: store_variables,
     SERVE_CONN_ID: serve_variables,
     LLM_CONN_ID: llm_variables,
+    HUB_CONN_ID: hub_variables,
 }

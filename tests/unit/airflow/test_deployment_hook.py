@@ -82,3 +82,16 @@ def test_an_llm_connection_is_plain_settings(monkeypatch, connection, url, model
     assert settings.llm_key.get_secret_value() == "sk-k"
     assert settings.llm_model == (model or "")
     assert "sk-k" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("connection", "found"),
+    [
+        ("http://:hf_t@", {"HF_TOKEN": "hf_t"}),
+        ("http://:hf_t@hub:8080/http", {"HF_TOKEN": "hf_t", "HF_ENDPOINT": "http://hub:8080"}),
+        ("http://:hf_t@hub", {"HF_TOKEN": "hf_t", "HF_ENDPOINT": "https://hub"}),
+    ],
+)
+def test_a_hubs_token_and_address(monkeypatch, connection, found):
+    monkeypatch.setenv("AIRFLOW_CONN_LORA_FACTORY_HUB", connection)
+    assert DeploymentHook().secrets() == found
