@@ -336,11 +336,13 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         if visit := visit_of(response, "image", image.file_name):
             outcome.entries.append(visit)
         first = await self.job.pump.frontier.claim(image.sha256, ref.url)
-        if first != ref.url:
-            _drop(outcome, dropped("image", ref.url, "exact_duplicate", f"same bytes as {first}"))
-            return
-        # Bytes once: another worker, or an earlier try, may have brought them.
-        await asyncio.to_thread(self.job.area.put_once, image.file_name, image.data)
+        outcome.counts = first == ref.url
+        if outcome.counts:
+            # Bytes once: another worker, or an earlier try, may have brought them.
+            await asyncio.to_thread(self.job.area.put_once, image.file_name, image.data)
+        else:
+            # Recorded all the same: which of the URLs stands must not depend on who was quicker.
+            outcome.reason = "exact_duplicate"
         record = RawRecord(
             sha256=image.sha256,
             file_name=image.file_name,
@@ -356,7 +358,6 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
             width=image.width,
             height=image.height,
         )
-        outcome.counts = True
         outcome.entries.append(KeptImage(record=record, size=len(image.data)))
 
     def _directives(self, response: Response) -> frozenset[str]:

@@ -54,7 +54,7 @@ class Killer:
             await frontier.open()
         # Not before there are many pages: the seed alone would be in every killed worker's hands.
         during, self.site.seconds = self.site.seconds, 0.05
-        await self._until(frontier, lambda status: status.pages.queued > 20)
+        await self._until(frontier, lambda s: s.pages.queued + s.pages.in_flight > 20)
         self.site.seconds = during
         for _ in range(kills):
             at_work = list[int]()
