@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import math
+import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Bucket:
 
 
 class Access:
-    """Recognises callers and counts their requests; used from the event loop's threads.
+    """Recognises callers and counts their requests; threads may share it.
 
     Args:
         catalog: keeps the keys.
@@ -73,6 +74,7 @@ class Access:
         self._catalog, self._token, self._public = catalog, token, public
         self._keys: OrderedDict[str, tuple[float, ApiKey]] = OrderedDict()
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._lock = threading.Lock()
 
     def caller(self, authorization: str | None, address: str) -> Caller:
         """Who sends this ``Authorization`` header; asks the catalog for a key not seen lately.
@@ -105,22 +107,28 @@ class Access:
             if caller.anonymous:
                 raise Denied(401, f"give an API key with scope {scope} as Bearer token")
             raise Denied(403, f"this API key has no scope {scope}; ask the operator for one")
-        now = time.monotonic()
+        with self._lock:
+            wait = self._take(caller, time.monotonic())
+        if wait:
+            reason = f"more than {caller.per_minute} requests a minute; slow down"
+            raise Denied(429, reason, math.ceil(wait))
+
+    def _take(self, caller: Caller, now: float) -> float:
         bucket = self._buckets.get(caller.id)
         if bucket is None or bucket.size != caller.per_minute:
             bucket = self._buckets[caller.id] = Bucket(caller.per_minute, now)
         self._buckets.move_to_end(caller.id)
         while len(self._buckets) > REMEMBERED:
             self._buckets.popitem(last=False)
-        if wait := bucket.take(now):
-            reason = f"more than {caller.per_minute} requests a minute; slow down"
-            raise Denied(429, reason, math.ceil(wait))
+        return bucket.take(now)
 
     def _known(self, given: str) -> ApiKey | None:
         since, key = self._keys.get(given, (-math.inf, None))
-        if key is None or time.monotonic() - since > FRESH:
+        if key is not None and time.monotonic() - since <= FRESH:
+            return key
+        key = self._catalog.api_key(given)
+        with self._lock:
             self._keys.pop(given, None)
-            key = self._catalog.api_key(given)
             if key is not None:
                 self._keys[given] = (time.monotonic(), key)
                 while len(self._keys) > REMEMBERED:

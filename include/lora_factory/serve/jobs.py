@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import time
 import uuid
 from datetime import UTC, datetime
@@ -108,7 +109,7 @@ class Jobs:
             while True:
                 try:
                     ticket = submit(wish, wired, time.monotonic() + PATIENCE)
-                except Exception as err:  # still loading, or full: it waits for its place
+                except (queue.Full, ServiceUnavailable) as err:  # still loading: it waits
                     log.debug("job %s: %s", record.id, err)
                     await asyncio.sleep(READY)
                 else:
