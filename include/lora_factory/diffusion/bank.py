@@ -10,7 +10,7 @@ by :meth:`AdapterBank.fuse`, which keeps a copy to return to.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lora_factory.errors import ModelError
 
@@ -129,14 +129,14 @@ def _scaled(pair: Pair | None, strength: float) -> Pair | None:
     return pair if pair is None or strength == 1.0 else pair._replace(up=pair.up * strength)
 
 
-class _Factors:
-    """The update of one layer: ``add(input, output)`` returns output + up · down · input."""
+class _Factors(Protocol):
+    """The update of one layer."""
 
     def add(self, inputs: Tensor, output: Tensor) -> Tensor:
-        raise NotImplementedError
+        """output + up · down · input."""
 
 
-class _Shared(_Factors):
+class _Shared:
     """One adapter for all samples."""
 
     def __init__(self, layer: Module, pair: Pair) -> None:
@@ -155,7 +155,7 @@ class _Shared(_Factors):
         return output + functional.conv2d(low, self._up)
 
 
-class _Stacked(_Factors):
+class _Stacked:
     """An adapter for each sample; missing ones and lower ranks are filled with zeros."""
 
     def __init__(self, layer: Module, pairs: Sequence[Pair | None]) -> None:

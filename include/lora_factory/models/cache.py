@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lora_factory.errors import ModelError
-from lora_factory.models.lock import LockedFile, LockedModel
+from lora_factory.models.lock import LockedModel
 
 CHUNK = 1 << 20
 
@@ -75,11 +75,6 @@ def damaged(
         if problem is not None:
             found[path] = problem
     return found
-
-
-def is_there(locked: LockedModel, path: str, entry: LockedFile) -> bool:
-    """Whether one file of a snapshot has the locked bytes."""
-    return _problem(snapshot(locked) / path, entry.size, entry.sha256) is None
 
 
 def sha256_of(file: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:
