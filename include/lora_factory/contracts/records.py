@@ -56,6 +56,11 @@ class RawRecord(Contract):
     licence_evidence: str = Field("", description="Where the licence was read")
     width: int = Field(ge=1, description="Pixels")
     height: int = Field(ge=1, description="Pixels")
+    perceptual_hash: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="``imaging.hashes.picture_hash`` of the picture decoded on white; or empty",
+    )
 
 
 class CleanRecord(Contract):

@@ -20,6 +20,9 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from lora_factory.imaging.borders import crop_bars
+from lora_factory.imaging.quality import MEASURED_SIDE, reduced
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -35,6 +38,15 @@ def sha256_hex(data: bytes) -> str:
 def perceptual_hash(image: Image.Image) -> str:
     """Difference hash of 256 bits as 64 hex digits."""
     return str(imagehash.dhash(image, hash_size=SIDE))
+
+
+def picture_hash(image: Image.Image) -> str:
+    """:func:`perceptual_hash` of an RGB picture of any size as all stages compare them.
+
+    Without letterbox bars and reduced to 256 pixels: what is measured of a picture is measured
+    of that, once.
+    """
+    return perceptual_hash(reduced(crop_bars(image), MEASURED_SIDE))
 
 
 def hamming(first: str, second: str) -> int:
