@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration_styles import STYLES, Style
+from calibration_styles import STYLES, Style, Use
 
 ADAPTERS = Path(__file__).parent / "adapters"
 SABOTAGES = ("zeroed", "rate", "foreign", "memorised", "overtrained", "shuffled")
@@ -29,13 +29,13 @@ class Case:
         return self.kind == "good"
 
 
-def cases(*, reported: bool) -> Iterator[Case]:
-    """All cases of the reported styles, or of the fitted ones, that have a file.
+def cases(use: Use) -> Iterator[Case]:
+    """All cases of the styles that are for one use, that have a file.
 
-    ``foreign`` adapters are sound ones of other styles of the same group, so that no reported
-    style enters the fit.
+    ``foreign`` adapters are sound ones of other styles of the same group (a witness's: of the
+    reported ones), so that no reported style enters the fit.
     """
-    group = [style for style in STYLES if style.reported == reported]
+    group = [style for style in STYLES if style.use == use]
     for style in group:
         folder = ADAPTERS / style.name
         for file in sorted(folder.glob("good-*.safetensors")):

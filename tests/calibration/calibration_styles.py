@@ -2,7 +2,9 @@
 
 ``data/<style>/sheet.png`` holds a style's icons, 64 px each, row by row, and ``icons.json``
 their names, licence and source (``render.py`` made both). Four styles are fitted on, four
-only reported on: a constant that has seen a style says nothing of others.
+only reported on: a constant that has seen a style says nothing of others. The design, too, was
+chosen knowing those four, so witnesses were drawn when nothing could change any more, and
+looked at once.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -23,6 +26,7 @@ from lora_factory.label.captions import caption
 DATA = Path(__file__).parent / "data"
 SIDE = 64
 COLUMNS = 12
+Use = Literal["fit", "report", "witness"]
 
 
 @dataclass(frozen=True)
@@ -39,45 +43,54 @@ class Style:
     suffix: str
     trigger: str
     words: str
-    reported: bool
+    use: Use
     foreign: tuple[str, ...]
-    """Styles of the same group whose LoRAs are none of this one."""
+    """Styles whose LoRAs are none of this one: of the same group, a witness's of the reported."""
     plain: bool = True
 
 
 STYLES = (
     Style(
-        *("high-contrast", "fluent-emoji-high-contrast", "", "vokel", "black emoji", False),
+        *("high-contrast", "fluent-emoji-high-contrast", "", "vokel", "black emoji", "fit"),
         foreign=("tabler-filled", "ph-duotone"),
     ),
     Style(
-        *("tabler-filled", "tabler", "-filled", "zumar", "solid signs", False),
+        *("tabler-filled", "tabler", "-filled", "zumar", "solid signs", "fit"),
         foreign=("ph-duotone", "lucide"),
     ),
     Style(
-        *("ph-duotone", "ph", "-duotone", "quilp", "grey two-tone", False),
+        *("ph-duotone", "ph", "-duotone", "quilp", "grey two-tone", "fit"),
         foreign=("lucide", "high-contrast"),
     ),
     Style(
-        *("lucide", "lucide", "", "brefa", "thin lines", False),
+        *("lucide", "lucide", "", "brefa", "thin lines", "fit"),
         foreign=("high-contrast", "tabler-filled"),
     ),
     Style(
-        *("mdi", "mdi", "", "tusko", "solid black", True),
+        *("mdi", "mdi", "", "tusko", "solid black", "report"),
         foreign=("carbon", "meteocons"),
     ),
     Style(
-        *("carbon", "carbon", "", "feldo", "drawn signs", True),
+        *("carbon", "carbon", "", "feldo", "drawn signs", "report"),
         foreign=("meteocons", "mdi"),
     ),
     Style(
-        *("meteocons", "meteocons", "-fill", "ansor", "weather colours", True),
+        *("meteocons", "meteocons", "-fill", "ansor", "weather colours", "report"),
         foreign=("mdi", "carbon"),
         plain=False,
     ),
     Style(
-        *("fluent", "fluent", "-24-regular", "mirda", "outlined signs", True),
+        *("fluent", "fluent", "-24-regular", "mirda", "outlined signs", "report"),
         foreign=("mdi", "meteocons"),
+    ),
+    Style(
+        *("logos", "logos", "-icon", "nolbi", "brand signs", "witness"),
+        foreign=("meteocons", "fluent"),
+        plain=False,
+    ),
+    Style(
+        *("ph-bold", "ph", "-bold", "gruvo", "thick lines", "witness"),
+        foreign=("carbon", "fluent"),
     ),
 )
 VALIDATION = 24

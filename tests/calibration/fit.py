@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 from calibration_cases import SABOTAGES, Case, cases
 from calibration_measure import SPEC, Rig, Seen
+from calibration_styles import Use
 
 from lora_factory.contracts.evaluation import Calibration, Constants, MetricName, Scale
 from lora_factory.evaluate import gates, metrics
@@ -236,10 +237,10 @@ def detectable(judged: Sequence[Judged]) -> str:
     return f"loss of alignment seen every second time: {', '.join(parts)}"
 
 
-def judge(rig: Rig | None, *, reported: bool, kept: Path) -> list[Judged]:
+def judge(rig: Rig | None, use: Use, *, kept: Path) -> list[Judged]:
     """Look at all cases; ``rig`` None: only what was looked at before."""
     found = []
-    for case in cases(reported=reported):
+    for case in cases(use):
         file = kept / case.style.name / f"{case.kind}-{case.file.parent.name}-{case.file.stem}.npz"
         if rig is not None:
             seen = rig.look(case)
@@ -253,13 +254,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--drawn", action="store_true", help="draw nothing, use what was seen")
     rig = None if parser.parse_args().drawn else Rig()
-    fitted = judge(rig, reported=False, kept=KEPT)
+    fitted = judge(rig, "fit", kept=KEPT)
     constants = fit(fitted)
     others = crossed(fitted, constants.counted)
     say(f"fitted on:\n{table(fitted, constants)}\n")
     say(f"each by constants of the other styles:\n{table(fitted, others)}\n")
     say(f"constants: {constants.model_dump_json()}\n")
-    reported = judge(rig, reported=True, kept=KEPT)
+    reported = judge(rig, "report", kept=KEPT)
     say(f"reported on:\n{table(reported, constants)}")
     low, high = auc_interval(reported, constants)
     calibration = Calibration(

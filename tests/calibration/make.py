@@ -29,7 +29,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from calibration_styles import STYLES, VALIDATION, Style, icons, write_dataset
+from calibration_styles import STYLES, VALIDATION, Style, Use, icons, write_dataset
 
 from lora_factory.contracts.progress import Progress
 from lora_factory.contracts.specs import TrainSpec
@@ -49,14 +49,17 @@ log = logging.getLogger("calibration")
 def order() -> list[tuple[Style, str]]:
     """What to make, the reported styles first, so that a partial result is of use."""
     kinds = ("good-0", "shuffled", "rate", "memorised", "overtrained", "good-1")
-    more = ("good-2", "overtrained-1")  # for the fit: more of what is hard to tell apart
-    reported = [style for style in STYLES if style.reported]
-    fitted = [style for style in STYLES if not style.reported]
+    made: dict[Use, tuple[str, ...]] = {
+        "report": kinds,
+        "fit": (*kinds, "good-2", "overtrained-1"),  # more of what is hard to tell apart
+        "witness": (*kinds, "good-2"),
+    }
     return [
         (style, kind)
-        for group, made in ((reported, kinds), (fitted, (*kinds, *more)))
-        for kind in made
-        for style in group
+        for use, some in made.items()
+        for kind in some
+        for style in STYLES
+        if style.use == use
     ]
 
 

@@ -89,7 +89,8 @@ def words(style: Style, name: str) -> str:
 def draw(body: str, width: int, height: int) -> Image.Image:
     """SVG body → 64×64 RGB; what is not coloured is black, the ground is white."""
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" color="#000">{body}</svg>'
     )
     size = {"width": DRAWN} if width >= height else {"height": DRAWN}

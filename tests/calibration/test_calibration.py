@@ -32,7 +32,7 @@ def calibration() -> Calibration:
 
 @pytest.fixture(scope="module")
 def reported() -> list[fit.Judged]:
-    return fit.judge(None, reported=True, kept=fit.KEPT)
+    return fit.judge(None, "report", kept=fit.KEPT)
 
 
 def test_the_figure_in_the_calibration_is_what_comes_out(
@@ -73,13 +73,13 @@ def test_no_sabotaged_adapter_passes(
 def test_the_constants_are_what_the_rules_make_of_the_fitted_styles(
     calibration: Calibration,
 ) -> None:
-    found = fit.fit(fit.judge(None, reported=False, kept=fit.KEPT))
+    found = fit.fit(fit.judge(None, "fit", kept=fit.KEPT))
     assert found == calibration.constants
 
 
 def test_reported_styles_never_entered_the_fit(calibration: Calibration) -> None:
-    assert set(calibration.fitted_on) == {style.name for style in STYLES if not style.reported}
-    assert set(calibration.reported_on) == {style.name for style in STYLES if style.reported}
+    assert set(calibration.fitted_on) == {style.name for style in STYLES if style.use == "fit"}
+    assert set(calibration.reported_on) == {style.name for style in STYLES if style.use == "report"}
     seen = [{*icons(style.name).pictures} for style in STYLES]
     assert sum(map(len, seen)) == len(set.union(*seen))  # no icon lies in two styles
 
@@ -108,7 +108,7 @@ def test_drawing_again_gives_what_is_kept(
 def _some() -> list[Case]:
     """A sound adapter and each sabotage of one style."""
     chosen: dict[str, Case] = {}
-    for case in cases(reported=True):
+    for case in cases("report"):
         if case.style.name == "mdi":
             chosen.setdefault(case.kind, case)
     return list(chosen.values())

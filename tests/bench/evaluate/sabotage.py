@@ -21,7 +21,7 @@ from lora_factory.evaluate.calibration import constants_of, find_calibration  # 
 
 def main() -> None:
     constants = constants_of(find_calibration(*fit.revisions()))
-    judged = fit.judge(Rig(), reported=True, kept=BUILD / "bench")
+    judged = fit.judge(Rig(), "report", kept=BUILD / "bench")
     low, high = fit.auc_interval(judged, constants)
     good = sum(one.case.good for one in judged)
     figure = {
