@@ -17,8 +17,9 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 from uuid import uuid4
@@ -33,8 +34,22 @@ from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.stage import LocalArtifact
 from lora_factory.errors import ArtifactError, ConfigurationError, ServiceUnavailable, SpecError
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+# A server that restarts is waited for; one that is gone for longer fails the task, which is
+# tried again later. The retries' own number would end them after a few seconds.
+PATIENCE: RetryConfig = {
+    "max_retries": 1000,
+    "retry_timeout": timedelta(seconds=90),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=5),
+        "base": 2,
+    },
+}
 ARTIFACT_PATH = re.compile(r"[a-z]+/[0-9a-z]+/manifest\.json")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -196,12 +211,14 @@ class ArtifactStore:
         try:
             self._store.put(path, data, mode="create")
         except AlreadyExistsError:
-            log.info("%s: another attempt committed first, using it", path)
-            self._remove(f"{prefix}/{entry.path}" for entry in files)
             winner = self._get(path)
             if winner is None:
                 msg = f"{path} vanished while it was being read; try again"
                 raise ServiceUnavailable(msg) from None
+            # A put whose answer was lost is sent again, and then finds what it wrote itself.
+            if winner != data:
+                log.info("%s: another attempt committed first, using it", path)
+                self._remove(f"{prefix}/{entry.path}" for entry in files)
             data = winner
         return self._reference(draft.kind, draft.key, data)
 
@@ -316,10 +333,11 @@ def open_objects(url: str, local: Path | None) -> ObjectStore:
                 url,
                 credential_provider=Boto3CredentialProvider(session),
                 region=session.region_name or "us-east-1",
+                retry_config=PATIENCE,
                 client_options={"allow_http": endpoint.startswith("http://")},
                 **({"endpoint": endpoint} if custom else {}),
             )
-        return from_url(url)
+        return from_url(url, retry_config=PATIENCE)
     except (OSError, ValueError, BaseError) as err:
         msg = (
             f"artifact store {url} can't be opened: {_first_line(err)}; correct LORA_FACTORY_STORE"
