@@ -7,7 +7,7 @@
 -- seen              set of URL keys            claims             key -> owner
 -- task              id -> "tries kind host score body"
 -- q:<kind>:<host>   ids, best (lowest -score) first
--- ready:<kind>      hosts that may be asked, by their best task
+-- ready:<kind>      hosts that may be asked, by their best task, equals by when they were asked
 -- waiting:<kind>    hosts by when they may be asked; busy ones are in neither
 -- next busy delay conc   host -> its politeness and requests under way
 -- taken fetched     host -> pages that use up its budget, and those of them that are done
@@ -27,6 +27,9 @@ local BASE = {
   'beats', 'workers', 'held', 'taken', 'fetched',
 }
 local BATCH = 200 -- tasks brought back in one call
+-- What a second since a host was asked is worth in `ready`, less than scores differ by. Time goes
+-- round after eleven days, for doubles to tell a millisecond beside a score.
+local TURN, ROUND = 1e-12, 1e6
 
 local now = tonumber(ARGV[2])
 if not now then
@@ -77,7 +80,7 @@ local function place(host)
       call('ZREM', ready, host)
       call('ZREM', waiting, host)
     elseif next_time <= now then
-      call('ZADD', ready, best[2], host)
+      call('ZADD', ready, string.format('%.17g', best[2] + TURN * (next_time % ROUND)), host)
       call('ZREM', waiting, host)
     else
       call('ZADD', waiting, stamp(next_time), host)

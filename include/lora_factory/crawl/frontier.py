@@ -14,7 +14,8 @@ The rules, kept by :class:`~lora_factory.crawl.frontier_sqlite.SqliteFrontier` a
 - A host is asked at most ``concurrency`` times at once and at most once in ``delay`` seconds,
   over all workers. It is busy from the lease until the worker says that the request is over
   (``freed`` of the next :meth:`Frontier.lease`), which is before its outcome is stored.
-- Among hosts that may be asked now, the task of the highest score goes first; of equals of one
+- Among hosts that may be asked now, the task of the highest score goes first; of equals the one
+  whose host was asked longest ago, so that no few hosts are left for the end; of equals of one
   host, the first that came.
 
 Everything a worker learns goes into the work area *before* the lease is settled, so a worker that

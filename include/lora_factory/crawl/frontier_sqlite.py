@@ -74,7 +74,7 @@ BEST = (
 COLUMNS = {"page": BEST.format(kind="page"), "image": BEST.format(kind="image")}
 READY = (
     "SELECT host FROM hosts WHERE {kind} IS NOT NULL AND busy < concurrency"
-    " AND asked + delay <= ? {room} ORDER BY {kind} DESC, host LIMIT 1"
+    " AND asked + delay <= ? {room} ORDER BY {kind} DESC, asked, host LIMIT 1"
 )
 READIES = {
     "page": READY.format(kind="page", room="AND taken < ?"),

@@ -209,10 +209,24 @@ class Pump:
         while await self._pause(POLL / 4):
             if not self._waiting:
                 continue
+            await self._announce()
             idle = not self._under_way.total()
             aged = time.monotonic() - self._oldest >= GATHER
             if idle or aged or len(self._waiting) >= GROUP:
                 await self._commit()
+
+    async def _announce(self) -> None:
+        """Queue what was found, before its pages are settled: other workers may be idle.
+
+        Should this worker die now, somebody finds it again, and it is queued once all the same.
+        """
+        outcomes = [outcome for _, outcome in self._waiting if outcome.found]
+        found = [scored for outcome in outcomes for scored in outcome.found]
+        if found:
+            await self.frontier.add(found)
+            for outcome in outcomes:
+                outcome.found = []
+            self._moved.set()
 
     async def _commit(self) -> None:
         async with self._committing:

@@ -63,6 +63,24 @@ def test_best_first_and_first_come_among_equals(rig: Rig) -> None:
     play(rig, scenario)
 
 
+def test_of_equals_the_host_that_waited_longest_is_asked(rig: Rig) -> None:
+    async def scenario(f: Frontier, rig: Rig) -> None:
+        for host in "abc":
+            await f.set_host(host, delay=0.5, concurrency=9)
+        await f.add([page(f"http://{host}/{n}") for host in "abc" for n in range(3)])
+        asked = []
+        for _ in range(6):
+            rig.clock.now += 0.25
+            (lease,) = await f.lease("w", "page", 1)
+            asked.append(lease.task.url)
+        assert asked == [f"http://{host}/{n}" for n in (0, 1) for host in "abc"]
+        await f.add([page("http://c/better", 0.501)])  # its host's turn would come last
+        rig.clock.now += 1
+        assert urls(await f.lease("w", "page", 2)) == ["http://c/better", "http://a/2"]
+
+    play(rig, scenario)
+
+
 def test_a_url_is_queued_once(rig: Rig) -> None:
     async def scenario(f: Frontier, _: Rig) -> None:
         assert await f.add([page("http://a/1"), page("http://a/1", 0.9)]) == 1
