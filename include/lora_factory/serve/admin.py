@@ -15,7 +15,7 @@ from lora_factory.contracts.serving import PromoteRequest
 from lora_factory.contracts.specs import Name
 from lora_factory.errors import ModelError, SpecError
 from lora_factory.serve.engine import AdapterFile
-from lora_factory.serve.services import TARGET, Allowed, Services, Wired
+from lora_factory.serve.services import REFUSALS, TARGET, Allowed, Services, Wired
 
 UPLOAD_PATH = "/v1/adapters"
 METADATA_BYTES = 64 * 1024
@@ -39,7 +39,9 @@ UPLOAD_BODY: dict[str, Any] = {
 }
 
 
-router = APIRouter(prefix="/v1/adapters", dependencies=[Depends(Allowed("admin"))])
+router = APIRouter(
+    prefix="/v1/adapters", dependencies=[Depends(Allowed("admin"))], responses=REFUSALS
+)
 AdapterName = Annotated[Name, Path()]
 
 

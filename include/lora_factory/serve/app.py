@@ -85,7 +85,6 @@ def create_app(config: ServeConfig, engine: Engine) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
-        responses={422: {"model": Failure, "description": "One line on what is wrong"}},
     )
     app.state.services = services
     app.include_router(public.router)

@@ -23,7 +23,7 @@ from lora_factory.contracts.serving import (
 from lora_factory.errors import ServiceUnavailable, SpecError
 from lora_factory.serve.drawing import admit, finish, submit
 from lora_factory.serve.engine import Drawn, Ticket
-from lora_factory.serve.services import TARGET, MayDraw, MayRate, Wired
+from lora_factory.serve.services import REFUSALS, TARGET, MayDraw, MayRate, Wired
 
 LOOK = 0.5  # seconds between looks whether the client is still there
 CLOSED = 499  # as nginx logs a client that left
@@ -32,7 +32,7 @@ JobId = Annotated[str, PathParam(pattern=r"^[0-9a-f]{32}$")]
 router = APIRouter()
 
 
-@router.post("/v1/generate")
+@router.post("/v1/generate", responses=REFUSALS)
 async def generate(
     body: GenerateRequest, request: Request, caller: MayDraw, wired: Wired
 ) -> GenerateResponse:
@@ -46,6 +46,8 @@ async def generate(
 async def _wait(ticket: Ticket, request: Request, timeout: float) -> Drawn:
     """The picture; who left, or waited too long, is not drawn for."""
     future = asyncio.wrap_future(ticket.future)
+    # Who has left doesn't hear how it ended, which asyncio would complain of.
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
     deadline = time.monotonic() + timeout
     try:
         while not future.done():
@@ -61,7 +63,7 @@ async def _wait(ticket: Ticket, request: Request, timeout: float) -> Drawn:
         ticket.abandon()
 
 
-@router.post("/v1/jobs", status_code=202)
+@router.post("/v1/jobs", status_code=202, responses=REFUSALS)
 async def add_job(body: GenerateRequest, response: Response, caller: MayDraw, wired: Wired) -> Job:
     """Draw a picture that is fetched later; ``Location`` says where."""
     job = await wired.jobs.add(await admit(body, caller, wired), caller.id, wired)
@@ -69,7 +71,7 @@ async def add_job(body: GenerateRequest, response: Response, caller: MayDraw, wi
     return job
 
 
-@router.get("/v1/jobs/{identity}")
+@router.get("/v1/jobs/{identity}", responses=REFUSALS)
 async def job(identity: JobId, caller: MayDraw, wired: Wired) -> Job:
     """How far a job is; its picture for an hour after it was drawn."""
     found = await wired.jobs.get(identity, caller.id)
@@ -78,14 +80,14 @@ async def job(identity: JobId, caller: MayDraw, wired: Wired) -> Job:
     return found
 
 
-@router.delete("/v1/jobs/{identity}", status_code=204)
+@router.delete("/v1/jobs/{identity}", status_code=204, responses=REFUSALS)
 async def cancel_job(identity: JobId, caller: MayDraw, wired: Wired) -> None:
     """Give a job up, and its picture."""
     if not await wired.jobs.cancel(identity, caller.id):
         raise HTTPException(404, "no such job of this key")
 
 
-@router.post("/v1/feedback", status_code=201)
+@router.post("/v1/feedback", status_code=201, responses=REFUSALS)
 def feedback(body: FeedbackRequest, caller: MayRate, wired: Wired) -> dict[str, str]:
     """Rate a picture, once per user of a key, with the token that came with it."""
     try:

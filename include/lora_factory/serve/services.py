@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from lora_factory.contracts.serving import Failure
 from lora_factory.guard.provenance.marks import ImageMarker
 from lora_factory.models.profiles import BaseEntry
 from lora_factory.serve.access import Access, Caller, Denied
@@ -23,6 +25,22 @@ if TYPE_CHECKING:
     from lora_factory.serve.jobs import Jobs
 
 TARGET = "local"  # this app's name among the catalog's deployment targets
+BEARER = HTTPBearer(
+    auto_error=False, description="An API key; the operator makes them (`apikey add`)"
+)
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Failure, "description": "No key, or one that is unknown or revoked"},
+    403: {"model": Failure, "description": "The key lacks the scope, or the token is forged"},
+    404: {"model": Failure, "description": "No such adapter, version or job"},
+    422: {"model": Failure, "description": "One line on what is wrong with the request"},
+    429: {
+        "model": Failure,
+        "description": "The key asks too often, or too many requests wait",
+        "headers": {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}},
+    },
+    503: {"model": Failure, "description": "Not now; try again later"},
+}
+"""What routes answer to requests that they refuse, for the OpenAPI description."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,12 @@ class Allowed:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    def __call__(self, request: Request, wired: Wired) -> Caller:
+    def __call__(
+        self,
+        request: Request,
+        wired: Wired,
+        _shown: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)] = None,
+    ) -> Caller:
         """Raise an HTTPException with status 401, 403 or 429, or return the caller."""
         address = request.client.host if request.client else ""
         try:

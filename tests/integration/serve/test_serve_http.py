@@ -7,6 +7,7 @@ import concurrent.futures
 import hashlib
 import io
 import json
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -418,8 +419,34 @@ def test_health_metrics_and_openapi(server: Server, live: str) -> None:
     assert metric(server, "lora_http_requests_total", route="other", code="404") >= 0
     assert metric(server, "lora_queue_depth") == 0
     assert metric(server, "lora_adapter_loads") >= 1
-    paths = server.client.get("/openapi.json").json()["paths"]
+
+
+def test_the_api_describes_itself(server: Server) -> None:
+    told = server.client.get("/openapi.json").json()
+    paths = told["paths"]
     assert {"/v1/generate", "/v1/feedback", "/v1/adapters", "/healthz"} <= set(paths)
+    draw = paths["/v1/generate"]["post"]
+    assert {"200", "401", "422", "429", "503"} <= set(draw["responses"])
+    assert draw["security"], "that a key is needed"
+    assert "security" not in paths["/healthz"]["get"]
+    for name in ("GenerateRequest", "GenerateResponse", "FeedbackRequest", "Job"):
+        assert told["components"]["schemas"][name]["examples"]
+    shown = told["components"]["schemas"]["GenerateRequest"]["examples"][1]
+    assert server.draw(**shown | {"steps": 1}).status_code == 200
+
+
+def test_a_client_that_leaves_is_not_drawn_for(server: Server) -> None:
+    left = {"route": "/v1/generate", "method": "POST", "code": "499"}
+    before = metric(server, "lora_http_requests_total", **left)
+    body = {"prompt": "a red apple", "seed": 7, "steps": 100}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/generate", json=body, timeout=0.7)
+    deadline = time.monotonic() + 30
+    while metric(server, "lora_http_requests_total", **left) == before:
+        assert time.monotonic() < deadline, "nobody noticed that the client left"
+        time.sleep(0.1)
+    assert server.draw(steps=1).status_code == 200
+    assert metric(server, "lora_queue_depth") == 0
 
 
 def test_the_page_runs_only_its_own_script(server: Server) -> None:
