@@ -8,8 +8,11 @@ once and twice say that hardly any are left (Chao's estimate), so recall is meas
 data at hand and stands in the result. Every pair is checked in all dimensions: nothing is
 returned that isn't within the radius.
 
-Vectors are compared in a few principal axes first. A projection only shortens distances, so
-that this filter loses no pair.
+Vectors are compared in a sketch first: a few principal axes, which the trees cut along, and
+random directions of the rest, scaled so that they stand for it (Johnson & Lindenstrauss). What
+they may add to a distance is allowed for to 2.5 standard deviations, so that of pairs just at the
+radius some 6 in 1000 are missed and of closer ones none worth telling. Where the sketch is as
+wide as the vectors it is exact.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,18 +34,21 @@ if TYPE_CHECKING:
     Accept = Callable[[Indices, Indices], NDArray[np.bool_]]
 
 log = logging.getLogger(__name__)
-EXACT_PAIRS = 2_000_000_000  # every pair of 63,000 vectors: 15 s of 384 dimensions on a core
+EXACT_PAIRS = 200_000_000  # every pair of 20,000 vectors: 2 s of 384 dimensions on a core
 LEAF = 128  # vectors, at most
 TREES = 96  # at most
 ROUND = 2  # trees before recall is estimated again
-RECALL = 0.997  # estimated, at which no more trees are grown
-SAMPLE = 8_000  # rows that the principal axes are taken from
+RECALL = 0.995  # estimated, at which no more trees are grown
+SAMPLE = 2_000  # rows that the principal axes are taken from
 BLOCK = 1024  # rows at a time, of an exact comparison
-CHUNK = 1 << 20  # values of a tree's rows at a time, a core: 4 MiB stay in the cache
+CHUNK = 1 << 18  # values of a tree's rows at a time, a core: 1 MiB stays in the cache
 NEAREST = 8  # earlier neighbours kept for a vector in one leaf
-PROBES = 24  # rows whose surroundings say how many axes are needed
-FALSE = 0.02  # of the rows nearby, that may pass the filter wrongly
-AXES = (16, 32, 64, 96, 128, 192, 256, 384)
+CUTS = 16  # principal axes
+ITERATIONS = 4  # that they are found by
+WIDTHS = (48, 96, 192, 384)  # random directions, the fewest that tell neighbours from strangers
+PROBES = 2_000  # candidates that are looked at to know
+FALSE = 0.25  # strangers a row that a tree may take for neighbours: then checking costs too much
+DEVIATIONS = 2.5
 
 
 @dataclass(frozen=True)
@@ -148,24 +155,50 @@ def _wanted(
     return wanted
 
 
+class _Sketch:
+    """n rows in few columns, whose distances are little more than the rows' own.
+
+    ``short``: n + 1 rows; the last one is far from everything and fills leaves up.
+    ``radius2``: the squared distance in the sketch that neighbours hardly exceed.
+    ``exact``: no distance is longer than the rows' own.
+    """
+
+    def __init__(
+        self, rows: Rows, radius: float, random: int, seed: int, pool: ThreadPoolExecutor
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        mean, top = _principal_axes(rows, rng)
+        width, cuts = top.shape
+        random = min(random, width - cuts)
+        self.exact = random == width - cuts
+        drawn = rng.standard_normal((width, random), dtype=np.float32)
+        axes = np.linalg.qr(np.concatenate([top, drawn], axis=1))[0]
+        # The drawn directions stand for all that the principal axes leave.
+        stands = (width - cuts) / random if random else 1.0
+        axes[:, cuts:] *= np.sqrt(np.float32(stands))
+        wider = DEVIATIONS * np.sqrt(2 * (stands - 1) / (width - cuts)) if random else 0.0
+        offset = mean @ axes
+        self.short = np.zeros((len(rows) + 1, cuts + random), dtype=np.float32)
+
+        def project(start: int) -> None:
+            out = self.short[start : min(start + (1 << 12), len(rows))]
+            np.matmul(rows[start : start + len(out)], axes, out=out)
+            out -= offset
+
+        list(pool.map(project, range(0, len(rows), 1 << 12)))
+        self.halves = _halves(self.short)
+        self.halves[-1] = np.inf
+        self.radius2 = radius * radius * (1 + wider) + 2 * _slack(self.halves[:-1])
+
+
 class _Forest:
-    """Random projection trees over the principal axes of n rows."""
+    """Random projection trees over the sketch of n rows."""
 
     def __init__(self, rows: Rows, radius: float, seed: int) -> None:
         self.rows, self.radius, self.seed = rows, radius, seed
-        mean, axes = _principal_axes(rows, radius, np.random.default_rng(seed))
         self.levels = max(0, int(np.ceil(np.log2(len(rows) / LEAF))))
         self.leaf = -(-len(rows) // (1 << self.levels))
         padded = self.leaf << self.levels
-        # One more row, far from everything, fills the leaves up.
-        self.short = np.zeros((len(rows) + 1, axes.shape[1]), dtype=np.float32)
-        for start in range(0, len(rows), 1 << 14):
-            part = np.asarray(rows[start : start + (1 << 14)])
-            np.matmul(part - mean, axes, out=self.short[start : start + len(part)])
-        self.halves = _halves(self.short)
-        self.halves[-1] = np.inf
-        self.slack = _slack(self.halves[:-1])
-        self.spread = self.short[:SAMPLE].std(axis=0)[:, None]
         self.fill = np.minimum(np.arange(padded), len(rows)).astype(np.int32)
 
     def pairs(self, known: int, accept: Accept | None, threads: int) -> Neighbours:
@@ -174,14 +207,34 @@ class _Forest:
         refused = np.zeros(0, dtype=np.int64)
         grown, recall = 0, 0.0
         with ThreadPoolExecutor(max(1, threads)) as pool:
+            sketch, first = self._sketch(known, pool)
             while grown < TREES and recall < RECALL:
-                for new in pool.map(self._tree, range(grown, grown + ROUND), [known] * ROUND):
+                wanted = range(grown, grown + ROUND)
+                made = [first] if not grown else []
+                rest = pool.map(
+                    lambda number: self._tree(sketch, number, known), wanted[len(made) :]
+                )
+                for new in chain(made, rest):
                     keys, times, refused = self._count(keys, times, refused, new, accept)
                 grown += ROUND
                 recall = _recall(times, grown)
                 log.debug("%d trees: %d pairs, recall %.4f", grown, len(keys), recall)
         second, first = np.divmod(keys, len(self.rows))
         return Neighbours(first, second, grown, recall)
+
+    def _sketch(self, known: int, pool: ThreadPoolExecutor) -> tuple[_Sketch, Indices]:
+        """The narrowest sketch in which a tree takes few strangers for neighbours; tree 0."""
+        for random in WIDTHS:
+            sketch = _Sketch(self.rows, self.radius, random, self.seed, pool)
+            found = self._tree(sketch, 0, known)
+            if sketch.exact or not len(found):
+                break
+            probes = found[:: max(1, len(found) // PROBES)]
+            second, first = np.divmod(probes, len(self.rows))
+            strangers = ~_wanted(self.rows, first, second, self.radius, None)
+            if len(found) * strangers.mean() <= FALSE * len(self.rows):
+                break
+        return sketch, found
 
     def _count(
         self,
@@ -205,41 +258,45 @@ class _Forest:
         where = np.searchsorted(keys, fresh)
         return np.insert(keys, where, fresh), np.insert(times, where, 1), refused
 
-    def _tree(self, number: int, known: int) -> Indices:
+    def _tree(self, sketch: _Sketch, number: int, known: int) -> Indices:
         """Candidate pairs of one tree, as sorted keys ``second × n + first``."""
         rng = np.random.default_rng((self.seed, number))
-        axes = self.short.shape[1]
-        drawn = rng.standard_normal((axes, min(axes, self.levels))) * self.spread
+        cut = sketch.short[:, :CUTS]
+        axes = cut.shape[1]
+        # Along the axes where rows lie far apart: there a cut parts strangers, not neighbours.
+        drawn = rng.standard_normal((axes, min(axes, self.levels)))
+        drawn *= cut[:-1][:SAMPLE].var(axis=0)[:, None]
         # Where there are fewer axes than levels, the directions are used again.
         directions = np.tile(np.linalg.qr(drawn)[0], -(-self.levels // axes))[:, : self.levels]
-        order = self._split(directions.astype(np.float32))
+        heights = np.ascontiguousarray((cut @ directions.astype(np.float32)).T)
         found = [np.zeros(0, dtype=np.int64)]
-        found.extend(self._join(order, known))
+        # In another order each time: of equal rows other ones are parted.
+        order = rng.permutation(self.fill)
+        found.extend(self._join(sketch, self._split(order, heights), known))
         return np.sort(np.concatenate(found))
 
-    def _split(self, directions: Rows) -> NDArray[np.int32]:
+    def _split(self, order: NDArray[np.int32], heights: Rows) -> NDArray[np.int32]:
         """Rows in the order of leaves, each leaf's indices ascending: 2^levels × leaf."""
-        heights = np.ascontiguousarray((self.short @ directions).T)
-        order = self.fill
         for level in range(self.levels):
             nodes = order.reshape(1 << level, -1)
-            middle = nodes.shape[1] // 2
-            cut = np.argpartition(heights[level][nodes], middle, axis=1)
-            order = np.take_along_axis(nodes, cut, axis=1)
+            cut = np.argpartition(heights[level].take(nodes), nodes.shape[1] // 2, axis=1)
+            cut += (np.arange(len(nodes)) * nodes.shape[1])[:, None]
+            order = order.take(cut.ravel())
         return np.sort(order.reshape(1 << self.levels, -1), axis=1)
 
-    def _join(self, order: NDArray[np.int32], known: int) -> Iterator[Indices]:
-        """Pairs within each leaf that are close in the principal axes."""
-        step = max(1, CHUNK // (self.leaf * max(self.leaf, self.short.shape[1])))
-        limit = -(self.radius * self.radius) / 2 - self.slack
-        earlier = np.tri(self.leaf, k=-1, dtype=np.bool_)
+    def _join(self, sketch: _Sketch, order: NDArray[np.int32], known: int) -> Iterator[Indices]:
+        """Pairs within each leaf that are close in the sketch."""
+        step = max(1, CHUNK // (self.leaf * max(self.leaf, sketch.short.shape[1])))
+        limit = np.float32(-sketch.radius2 / 2)
+        earlier = np.tri(self.leaf, k=-1, dtype=np.bool_).ravel()
         for start in range(0, len(order), step):
             leaves = order[start : start + step]
-            members, halves = self.short[leaves], self.halves[leaves]
+            members, halves = sketch.short.take(leaves, axis=0), sketch.halves.take(leaves)
             products = members @ members.transpose(0, 2, 1)
             products -= halves[:, :, None]
             close = products >= halves[:, None, :] + limit
-            close &= earlier
+            flat = close.reshape(len(leaves), -1)
+            flat &= earlier
             leaf, second, first = _nonzero(close)
             crowded = np.bincount(leaf, minlength=len(leaves)) > NEAREST * self.leaf // 2
             if crowded.any():
@@ -259,31 +316,19 @@ def _nonzero(close: NDArray[np.bool_]) -> tuple[Indices, Indices, Indices]:
     return leaf, second, first
 
 
-def _principal_axes(rows: Rows, radius: float, rng: np.random.Generator) -> tuple[Rows, Rows]:
-    """Mean (d) and as many principal axes (d×k) as tell neighbours from strangers nearby."""
+def _principal_axes(rows: Rows, rng: np.random.Generator) -> tuple[Rows, Rows]:
+    """Mean (d) and the longest principal axes (d×k), by subspace iteration on a sample.
+
+    Halko, Martinsson & Tropp 2011, algorithm 4.4: a full decomposition takes as long as a tree.
+    """
     chosen = np.sort(rng.choice(len(rows), min(SAMPLE, len(rows)), replace=False))
     sample = np.asarray(rows[chosen])
     mean = sample.mean(axis=0)
     sample = sample - mean
-    _, axes = np.linalg.eigh(sample.T @ sample)
-    axes = np.ascontiguousarray(axes[:, ::-1]).astype(np.float32)
-    gaps = np.cumsum((_strangers(rows, radius, rng) @ axes) ** 2, axis=1)
-    close = (gaps <= radius * radius).mean(axis=0) if len(gaps) else np.zeros(len(axes))
-    enough = next((k for k in AXES if k < len(close) and close[k - 1] <= FALSE), len(close))
-    return mean, np.ascontiguousarray(axes[:, :enough])
-
-
-def _strangers(rows: Rows, radius: float, rng: np.random.Generator) -> Rows:
-    """Differences (p×d) between some rows and those nearest to them but outside the radius."""
-    probes = np.asarray(rows[np.sort(rng.choice(len(rows), PROBES, replace=False))])
-    gaps = np.empty((PROBES, len(rows)), dtype=np.float32)
-    for start in range(0, len(rows), 1 << 14):
-        part = np.asarray(rows[start : start + (1 << 14)])
-        gaps[:, start : start + len(part)] = _halves(part) - probes @ part.T
-    gaps += _halves(probes)[:, None]
-    nearest = np.argpartition(gaps, LEAF, axis=1)[:, :LEAF]
-    found: Rows = (rows[nearest] - probes[:, None]).reshape(-1, rows.shape[1])
-    return np.asarray(found[np.einsum("pd,pd->p", found, found) > radius * radius])
+    axes = rng.standard_normal((rows.shape[1], min(CUTS, rows.shape[1])), dtype=np.float32)
+    for _ in range(ITERATIONS):
+        axes = np.linalg.qr(sample.T @ (sample @ axes))[0]
+    return mean, axes
 
 
 def _recall(times: Indices, trees: int) -> float:

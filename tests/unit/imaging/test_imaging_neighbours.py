@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,6 +73,42 @@ def test_the_forest_finds_nearly_all_and_nothing_else(cosine: float) -> None:
     share = len(pairs(found)) / len(every)
     assert share >= 0.99
     assert abs(found.recall - share) <= 0.01
+
+
+def spread_pairs(count: int, cosine: float, width: int = 384) -> NDArray[np.float32]:
+    """Unit rows in all directions; the second half are the first half's at one cosine."""
+    rng = np.random.default_rng(0)
+    rows = unit(rng.standard_normal((count // 2, width)))
+    noise = rng.standard_normal(rows.shape)
+    noise -= np.sum(noise * rows, axis=1, keepdims=True) * rows
+    return np.concatenate([rows, unit(cosine * rows + np.sqrt(1 - cosine**2) * unit(noise))])
+
+
+@pytest.mark.usefixtures("forest")
+@pytest.mark.parametrize(("cosine", "share"), [(0.851, 0.98), (0.9, 0.999)])
+def test_a_narrow_sketch_misses_hardly_any_pair_even_at_the_radius(
+    cosine: float, share: float
+) -> None:
+    rows = spread_pairs(240, cosine)
+    with ThreadPoolExecutor(1) as pool:
+        sketch = module._Sketch(rows, radius_of(0.85), 48, 0, pool)
+    assert not sketch.exact
+    gaps = sketch.short[:120] - sketch.short[120:240]
+    assert (np.sum(gaps**2, axis=1) <= sketch.radius2).mean() >= share
+
+
+def test_the_sketch_widens_where_strangers_are_close() -> None:
+    """At a cosine of 0.8, strangers' 0.79 is hardly told from it in few directions."""
+    middle = np.ones((1, 384)) / np.sqrt(384)
+    rng = np.random.default_rng(0)
+    near = unit(middle * np.sqrt(0.79) + np.sqrt(0.21 / 384) * rng.standard_normal((3000, 384)))
+    far = unit(rng.standard_normal((3000, 384)))
+    widths = []
+    for rows in (near, far):
+        with ThreadPoolExecutor(1) as pool:
+            sketch, _ = module._Forest(rows, radius_of(0.8), 0)._sketch(0, pool)
+        widths.append(sketch.short.shape[1])
+    assert widths[0] > widths[1] == module.CUTS + module.WIDTHS[0]
 
 
 def by_exact(rows: NDArray[np.float32], radius: float) -> set[tuple[int, int]]:
