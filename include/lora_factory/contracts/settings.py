@@ -114,6 +114,9 @@ class Settings(Contract):
     llm_max_usd: float = Field(
         0.0, ge=0, description="US dollars it may spend, where the price is known; 0: no limit"
     )
+    taxonomy: Path | None = Field(
+        None, description="TOML file with the labels there are; None: the shipped one"
+    )
     min_images: int = Field(8, ge=4, description="Fewest images a dataset may have")
     threads: int = Field(0, ge=0, description="CPU threads a stage may use; 0 = all cores")
 

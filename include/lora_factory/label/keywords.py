@@ -3,13 +3,14 @@
 scikit-learn's, not a keyword package: a caption of three words has no statistics of its own
 (YAKE, RAKE), what tells pictures of one set apart is how rare a word is in the set. YAKE is
 LGPL by one file of its wheel and GPL by another; KeyBERT ranks by embeddings, which put "red
-fruit" before "apple". An item whose texts hold fewer than five such words has fewer keywords:
-none is made up.
+fruit" before "apple". An item whose texts hold fewer than five such words gets the closest of
+the set's words and the taxonomy's names (:func:`padded`): none is made up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -22,6 +23,8 @@ BOILERPLATE = 0.8
 """A word in more than this share of the texts is the site's, not the pictures'."""
 WORD = r"(?u)\b[^\W\d_][^\W_'-]*(?:['-][^\W_]+)*\b"
 LONGEST = 30
+VOCABULARY = 128
+"""Words of a set that items may be given."""
 
 
 def words_of(text: str) -> list[str]:
@@ -57,6 +60,40 @@ def keywords(
     if not any(documents):
         return [() for _ in documents], tuple(opening[:PER_DATASET])
     return _rank(documents, opening)
+
+
+def vocabulary(
+    each: Sequence[Sequence[str]], themes: Sequence[Sequence[str]], names: Iterable[str]
+) -> tuple[str, ...]:
+    """What an item may be given that says too little of itself, most frequent first.
+
+    Args:
+        each: keywords of n items.
+        themes: paths of the n items' themes.
+        names: of all themes; those that the set doesn't have come last.
+    """
+    counts = Counter(word for words in (*themes, *each) for word in words)
+    known = [word for word, _ in counts.most_common(VOCABULARY)]
+    return tuple(dict.fromkeys([*known, *names]))
+
+
+def padded(own: Sequence[str], said: Iterable[str], closest: Iterable[str]) -> tuple[str, ...]:
+    """``own`` keywords; where they are fewer than five, as many more.
+
+    Args:
+        own: of the item, the most telling first.
+        said: what else is known of it: its themes, style, school, the run's topics.
+        closest: of :func:`vocabulary`, best first.
+    """
+    found = list(dict.fromkeys(own))
+    forms = {form for word in found for form in (word, f"{word}s")}  # "dog" says what "dogs" does
+    for word in (*said, *closest):
+        if len(found) >= FEWEST:
+            break
+        if not forms & {word, f"{word}s"}:
+            found.append(word)
+            forms |= {word, f"{word}s"}
+    return tuple(found)
 
 
 def _rank(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MANY = 0.5
 """Share of items that makes a theme the set's own, and a page title the site's."""
+CLOSEST = 20
+"""Words that an item may be given of all that are at hand."""
 HEADING = 0.3
 """Weight of a page's heading beside an item's subject ("hot dog" in "Meals and snacks")."""
 
@@ -31,8 +33,9 @@ HEADING = 0.3
 class Labelled:
     """Labels of n items and of the set.
 
-    ``subjects``: n×k in the text embedder's space. ``agreement``: of pictures and subjects, by
-    the scorer. The weights are those of the pictures' evidence, in [0, 1].
+    ``subjects``: n×k in the text embedder's space, ``spoken``: whether there is one.
+    ``agreement``: of pictures and subjects, by the scorer. The weights are those of the
+    pictures' evidence, in [0, 1].
     """
 
     themes: tuple[Named, ...]
@@ -40,6 +43,7 @@ class Labelled:
     schools: tuple[str, ...]
     style: str
     subjects: Vectors
+    spoken: tuple[bool, ...]
     agreement: Agreement
     theme_weight: float
     style_weight: float
@@ -80,15 +84,38 @@ class Labeler:
         style = self.manners(looks, words, taxonomy.styles, stylish)
         school = self.manners(looks, words, taxonomy.schools, stylish)
         return Labelled(
-            themes=tuple(zero_shot.name_theme(row, taxonomy) for row in rows),
+            themes=tuple(zero_shot.name_themes(rows, taxonomy)),
             styles=_names(style, taxonomy.styles),
             schools=_names(school, taxonomy.schools),
             style=zero_shot.name_manner(style.mean(axis=0), list(taxonomy.styles)).labels[0],
             subjects=embedded,
+            spoken=tuple(spoken.tolist()),
             agreement=agreed,
             theme_weight=known,
             style_weight=stylish,
         )
+
+    def closest(
+        self, looks: Looks, labelled: Labelled, rows: Sequence[int], words: Sequence[str]
+    ) -> dict[int, list[str]]:
+        """Row → the ``CLOSEST`` words, best first.
+
+        Evidence weighs as in themes; where there is none the order stays.
+        """
+        if not rows:
+            return {}
+        logits = np.zeros((len(rows), len(words)))
+        subjects = labelled.subjects[rows]
+        spoken = np.array([labelled.spoken[row] for row in rows])
+        if spoken.any():
+            logits[spoken] = zero_shot.evidence(subjects[spoken], self.embedder.encode(words))
+        if labelled.theme_weight > 0:
+            seen = zero_shot.evidence(looks.vectors[rows], self.scorer.embed_texts(words))
+            logits += labelled.theme_weight * seen
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :CLOSEST]
+        return {
+            row: [words[at] for at in best] for row, best in zip(rows, order.tolist(), strict=True)
+        }
 
     def vocabulary(self, pairs: Sequence[tuple[str, str]]) -> Agreement:
         """Does the scorer know what the labels' words mean? Names against synonyms.
@@ -134,7 +161,7 @@ class Labeler:
         if weight > 0:
             labels = zero_shot.manner_prototypes(manners, self.scorer.embed_texts)
             picture += weight * zero_shot.evidence(looks.vectors, labels).mean(axis=0)
-        named = zero_shot.mentions(words, manners)
+        named = zero_shot.mentions(words, manners, looks.tones)
         return zero_shot.manner_probabilities(picture, named, manners, looks.tones)
 
 

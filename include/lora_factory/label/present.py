@@ -23,7 +23,6 @@ from lora_factory.label.pictures import (
 )
 from lora_factory.label.report import LabelReport
 from lora_factory.label.summary import summarise
-from lora_factory.label.taxonomy import load_taxonomy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from lora_factory.contracts.stage import StageContext
     from lora_factory.guard.images import ImageFilter
+    from lora_factory.label.taxonomy import Taxonomy
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ class Presented:
     audit: Sequence[AuditRecord]
 
 
-def present(made: Presented, pictures: ImageFilter, ctx: StageContext) -> None:
+def present(made: Presented, taxonomy: Taxonomy, pictures: ImageFilter, ctx: StageContext) -> None:
     """Write both files.
 
     Args:
         made: the dataset; its pictures lie in ``ctx.out``.
+        taxonomy: of its labels.
         pictures: decides which dropped pictures may be shown.
         ctx: of the stage.
 
@@ -61,7 +62,7 @@ def present(made: Presented, pictures: ImageFilter, ctx: StageContext) -> None:
     """
     clean = ctx.inputs["clean"]
     audit = made.audit
-    summary = summarise(made.records, audit, made.duplicates, load_taxonomy(), EXAMPLES)
+    summary = summarise(made.records, audit, made.duplicates, taxonomy, EXAMPLES)
     card = dataset_card(made.info, made.report, summary, clean)
     (ctx.out / "README.md").write_text(card, encoding="utf-8")
     clusters = shown_clusters(summary)

@@ -51,6 +51,7 @@ class LabelReport(StageReport):
     schools: dict[str, int]
     tones: dict[str, int] = Field(description="bilevel, grey, colour → items")
     keywords: tuple[str, ...]
+    keywords_padded: int = Field(ge=0, description="Items whose own words were fewer than five")
     captions: dict[str, int] = Field(
         description="found, llm, composed (advice), theme, topic → items"
     )
@@ -60,7 +61,10 @@ class LabelReport(StageReport):
     train: int = Field(ge=1)
     validation: int = Field(ge=0)
     groups: int = Field(ge=1, description="Sets of items the split kept together")
-    split_by_page: bool
+    pages: int = Field(ge=0, description="That the items come from")
+    pages_parted: tuple[str, ...] = Field(
+        (), description="Pages too large to be held out whole: pictures on both sides"
+    )
     resolution: int
     scorer: str
     labeler: str = Field(description="zero-shot, or llm: who labelled first")

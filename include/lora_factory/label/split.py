@@ -1,9 +1,15 @@
-"""Which images are held out: nothing held out has a near-duplicate among what is trained on."""
+"""Which images are held out, so that nothing of them is trained on.
+
+Never on both sides: near-duplicates; pictures of one page, as long as the page is small beside
+the validation part; of a larger page, pictures with the same words. A page that is larger must
+be parted, or one page would be all that is held out (tells how well that page is learned, not
+the style) or nothing could be; the report names such pages.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,17 +29,19 @@ alone are fooled by a shared frame. No two of those icons pass both; the closest
 58 bits."""
 BLOCK = 512
 PAGES_IN_VALIDATION = 4
-"""Pages stay whole only if at least so many fit into the validation part: a validation part
-that is one or two pages tells how well those pages are learned, not the style."""
+"""A page stays whole if so many like it fit into the validation part."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """``validation[i]``: whether item i is held out; ``groups`` never part."""
+    """``validation[i]``: whether item i is held out; ``groups`` never part.
+
+    ``parted``: addresses of pages with pictures on both sides, in their items' order.
+    """
 
     validation: NDArray[np.bool_]
     groups: int
-    by_page: bool
+    parted: tuple[str, ...]
 
 
 def near_duplicates(vectors: Vectors, prints: Fingerprints) -> NDArray[np.intp]:
@@ -68,7 +76,7 @@ def near_duplicates(vectors: Vectors, prints: Fingerprints) -> NDArray[np.intp]:
 def split(
     names: Sequence[str],
     duplicates: Sequence[int] | NDArray[np.intp],
-    pages: Sequence[str],
+    told: Sequence[tuple[str, str]],
     share: float,
     seed: int,
 ) -> Split:
@@ -79,35 +87,56 @@ def split(
     added, but for the few at the edge. An incremental run would otherwise be judged on
     images its parent was trained on.
 
-    Groups are near-duplicates; and pages as well, where each is small enough that at least
-    four of them fit. At least 4 items are held out of 24 or more, at least 1 otherwise, and
-    never more than half. All items in one group: nothing can be held out.
+    At least 4 items are held out of 24 or more, at least 1 otherwise, and never more than
+    half. All items in one group: nothing can be held out.
 
     Args:
         names: n item names (sha256), which decide an item's place.
         duplicates: n group numbers.
-        pages: n page addresses; an empty one is a page of its own.
+        told: n pairs of page address and subject; an empty address is a page of its own.
         share: in (0, 0.5).
         seed: another seed, another order.
     """
     count = len(duplicates)
-    wanted = max(4 if count >= 24 else 1, round(share * count))
-    groups = _members(list(duplicates))
-    whole = _members(_joined(list(duplicates), pages))
-    by_page = len(whole) > 1 and max(map(len, whole)) * PAGES_IN_VALIDATION <= wanted
-    groups = whole if by_page else groups
+    fewest = 4 if count >= 24 else 1
+    wanted = max(fewest, round(share * count))
+    groups = _groups(list(duplicates), told, wanted)
     order = sorted(groups, key=lambda group: _place(seed, min(names[item] for item in group)))
     held: list[int] = []
     for group in order:
         if len(held) + len(group) <= wanted:
             held.extend(group)
-    fewest = 4 if count >= 24 else 1
     for group in sorted((g for g in order if g[0] not in set(held)), key=len):
         if len(held) < fewest and 2 * (len(held) + len(group)) <= count:
             held.extend(group)
     chosen = np.zeros(count, dtype=bool)
     chosen[held] = True
-    return Split(chosen, len(groups), by_page)
+    return Split(chosen, len(groups), _parted(told, chosen.tolist()))
+
+
+def _groups(
+    duplicates: Sequence[int], told: Sequence[tuple[str, str]], wanted: int
+) -> list[list[int]]:
+    """Items that stay together: whole pages where they are small, else what is alike in them."""
+    pages = [page for page, _ in told]
+    keys: list[Hashable] = [""] * len(pages)
+    for group in _members(_joined(duplicates, pages)):
+        small = len(group) * PAGES_IN_VALIDATION <= wanted
+        for item in group:
+            keys[item] = pages[item] if small else _alike(*told[item])
+    return _members(_joined(duplicates, keys))
+
+
+def _alike(page: str, subject: str) -> Hashable:
+    """What two pictures of a parted page share when they say the same."""
+    return (page, subject) if page and subject else ""
+
+
+def _parted(told: Sequence[tuple[str, str]], held: Sequence[bool]) -> tuple[str, ...]:
+    sides: dict[str, set[bool]] = {}
+    for (page, _), out in zip(told, held, strict=True):
+        sides.setdefault(page, set()).add(out)
+    return tuple(page for page, found in sides.items() if page and len(found) == 2)
 
 
 def _place(seed: int, name: str) -> bytes:
@@ -122,8 +151,8 @@ def _members(labels: Sequence[int]) -> list[list[int]]:
     return list(found.values())
 
 
-def _joined(duplicates: Sequence[int], pages: Sequence[str]) -> list[int]:
-    """Groups that share a page become one (union–find over groups)."""
+def _joined(duplicates: Sequence[int], keys: Sequence[Hashable]) -> list[int]:
+    """Groups that share a key become one (union–find over groups); an empty key is none."""
     parent = {group: group for group in duplicates}
 
     def top(group: int) -> int:
@@ -132,8 +161,8 @@ def _joined(duplicates: Sequence[int], pages: Sequence[str]) -> list[int]:
             group = parent[group]
         return group
 
-    first: dict[str, int] = {}
-    for group, page in zip(duplicates, pages, strict=True):
-        if page:
-            parent[top(group)] = top(first.setdefault(page, group))
+    first: dict[Hashable, int] = {}
+    for group, key in zip(duplicates, keys, strict=True):
+        if key:
+            parent[top(group)] = top(first.setdefault(key, group))
     return [top(group) for group in duplicates]

@@ -1,16 +1,23 @@
-"""The labels there are: themes in a tree, styles, schools (article, 2.2)."""
+"""The labels there are: themes in a tree, styles, schools (article, 2.2).
+
+The shipped file is broad and three deep; who trains on one field only (shoes, X-rays) names
+their own by ``LORA_FACTORY_TAXONOMY``.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from lora_factory.contracts.base import Contract
+from lora_factory.contracts.base import Contract, sha256_json
 from lora_factory.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lora_factory.contracts.settings import Settings
 
 FILE = Path(__file__).with_name("taxonomy.toml")
 UNKNOWN = "unknown"
@@ -81,13 +88,25 @@ class Taxonomy(Contract):
         return self.path(theme)[-1]
 
 
-@lru_cache(maxsize=4)
-def load_taxonomy(file: Path = FILE) -> Taxonomy:
-    """Read a taxonomy.
+def taxonomy_conditions(settings: Settings) -> dict[str, str]:
+    """What the deployment's own taxonomy adds to a dataset's key; nothing without one."""
+    if settings.taxonomy is None:
+        return {}
+    own = load_taxonomy(settings.taxonomy)
+    return {"taxonomy": f"sha256:{sha256_json(own.model_dump(mode='json'))[:16]}"}
+
+
+def load_taxonomy(file: Path | None = None) -> Taxonomy:
+    """Read a taxonomy; None: the shipped one.
 
     Raises:
         ConfigurationError: the file can't be used; names the field.
     """
+    return _load(FILE if file is None else file)
+
+
+@lru_cache(maxsize=4)
+def _load(file: Path) -> Taxonomy:
     try:
         return Taxonomy.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
     except (OSError, tomllib.TOMLDecodeError) as err:

@@ -1,48 +1,30 @@
-"""The trigger word: one that no base knows, so that only the LoRA gives it a meaning.
-
-A word that is a single token of a base already stands for something there, and training
-would have to overwrite it; it would also change every prompt that uses the word.
-"""
+"""The trigger word: one that no base knows, so that only the LoRA gives it a meaning."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from lora_factory.errors import ConfigurationError, SpecError
 from lora_factory.label.taxonomy import Taxonomy
+from lora_factory.models.tokenizers import known_to, load_tokenizer
 
 if TYPE_CHECKING:
     from lora_factory.models.profiles import Profile
+    from lora_factory.models.tokenizers import Tokenizer
 
 CONSONANTS, VOWELS = "bdfgklmnprtvz", "aeiou"
 TRIES = 1000
 
 
-class Tokenizer(Protocol):
-    """What is needed of a base's tokenizer."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """The tokens of a text."""
-
-
 def load_tokenizers(profile: Profile) -> dict[str, Tokenizer]:
     """Base name → tokenizer, for every base of the profile.
-
-    Of a base with two (SDXL) the first: both have CLIP's vocabulary and merges.
 
     Raises:
         ModelError: a base has no usable tokenizer.
     """
-    from transformers import CLIPTokenizerFast
-
-    from lora_factory.models.loaders import pretrained
-
-    return {
-        name: pretrained(CLIPTokenizerFast.from_pretrained, entry, subfolder="tokenizer")
-        for name, entry in profile.bases.items()
-    }
+    return {name: load_tokenizer(entry) for name, entry in profile.bases.items()}
 
 
 def common_words(taxonomy: Taxonomy) -> frozenset[str]:
@@ -61,9 +43,8 @@ def objection(
     """Why ``trigger`` won't do, or None."""
     if trigger in words:
         return "is a common word"
-    for base, tokenizer in tokenizers.items():
-        if len(tokenizer.tokenize(trigger)) < 2:
-            return f"is a single token of base {base!r}, which already means something by it"
+    if (base := known_to(trigger, tokenizers)) is not None:
+        return f"is a single token of base {base!r}, which already means something by it"
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,13 @@ import numpy as np
 
 from lora_factory.contracts.records import CleanRecord, Labels
 from lora_factory.label import captions
-from lora_factory.label.keywords import keywords
+from lora_factory.label.keywords import FEWEST, keywords, padded, vocabulary, words_of
+from lora_factory.label.taxonomy import UNKNOWN
 
 if TYPE_CHECKING:
     from lora_factory.label.answers import Answer
     from lora_factory.label.labels import Labelled
+    from lora_factory.label.taxonomy import Taxonomy
 
 POOR_PERCENTILE = 25.0
 """Alignment under this percentile is poor, where the scorer can be believed at all."""
@@ -26,7 +28,7 @@ class Given:
 
     ``found``: n cleaned texts, empty where there is none. ``topics``: the last resort.
     ``answers``: item → an LLM's; its captions count where it saw the pictures (``vision``),
-    its keywords always.
+    its keywords always. ``closest``: items, words at hand → those that suit each best.
     """
 
     records: Sequence[CleanRecord]
@@ -34,23 +36,29 @@ class Given:
     topics: Sequence[str]
     answers: Mapping[int, Answer]
     vision: bool
+    closest: Callable[[Sequence[int], Sequence[str]], Mapping[int, Sequence[str]]]
 
 
 @dataclass(frozen=True)
 class Words:
-    """Subjects, where they come from, and keywords of n items; keywords of the set."""
+    """Subjects, where they come from, and keywords of n items; keywords of the set.
+
+    ``padded``: items whose own words were fewer than five.
+    """
 
     subjects: tuple[str, ...]
     sources: tuple[str, ...]
     each: tuple[tuple[str, ...], ...]
     all: tuple[str, ...]
+    padded: int
 
 
-def choose_words(given: Given, labelled: Labelled, *, recaption: bool) -> Words:
+def choose_words(given: Given, labelled: Labelled, taxonomy: Taxonomy, *, recaption: bool) -> Words:
     """Subjects and keywords of n items.
 
     A page's own words stand. Where they are poor, an LLM's caption does; else, with the advice
-    ``recaption``, one composed of labels and keywords; where there are none, the theme.
+    ``recaption``, one composed of labels and the item's own keywords; where there are none,
+    the theme.
     """
     contexts = [
         " ".join((record.text, *named.labels))
@@ -69,7 +77,29 @@ def choose_words(given: Given, labelled: Labelled, *, recaption: bool) -> Words:
         for at in range(len(given.records))
     ]
     subjects, sources = zip(*chosen, strict=True)
-    return Words(subjects, sources, tuple(each), whole)
+    short = [at for at, words in enumerate(each) if len(words) < FEWEST]
+    return Words(
+        subjects, sources, _all_padded(given, labelled, taxonomy, each, short), whole, len(short)
+    )
+
+
+def _all_padded(
+    given: Given,
+    labelled: Labelled,
+    taxonomy: Taxonomy,
+    each: Sequence[tuple[str, ...]],
+    short: Sequence[int],
+) -> tuple[tuple[str, ...], ...]:
+    """Keywords of n items; five at least wherever so many words are at hand."""
+    known = vocabulary(each, [named.labels for named in labelled.themes], taxonomy.themes)
+    topics = [word for topic in given.topics for word in words_of(topic)]
+    closest = given.closest(short, known)
+    found = list(each)
+    for at in short:
+        manners = (labelled.styles[at], labelled.schools[at])
+        said = [*labelled.themes[at].labels, *(m for m in manners if m != UNKNOWN), *topics]
+        found[at] = padded(each[at], said, closest[at])
+    return tuple(found)
 
 
 def _choose(

@@ -26,7 +26,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,10 +42,8 @@ if TYPE_CHECKING:
 
 SHARPNESS = 3.0
 """Logit of one standard deviation of cosines (CLIP B/32: 0.03 × its own scale of 100)."""
-MENTION = 3.0
-"""Logit of being named in the words about a picture."""
-PRIOR_UNKNOWN = 1.5
-"""Logit of ``unknown`` among styles and schools: a whisper of evidence names nothing."""
+PRIOR_UNKNOWN = 0.17
+"""Odds of ``unknown`` to all styles (or schools) together: a whisper of evidence names nothing."""
 MARGIN = 0.15
 """Probability by which the named label must lead the next."""
 TEMPLATES = ("{}", "a picture of {}")
@@ -101,17 +99,30 @@ def softmax(logits: Floats) -> Floats:
     return rows
 
 
-def mentions(texts: Sequence[str], manners: Mapping[str, Manner]) -> Floats:
-    """n texts → n×(k+1): 1 where a text names the label (or its plural), never ``unknown``."""
-    patterns = [
-        re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, manner.words)) + r")s?(?!\w)")
-        for manner in manners.values()
-    ]
-    found = np.zeros((len(texts), len(patterns) + 1))
-    for row, text in enumerate(texts):
-        lowered = text.lower()
-        found[row, :-1] = [bool(pattern.search(lowered)) for pattern in patterns]
+def mentions(texts: Sequence[str], manners: Mapping[str, Manner], tones: Sequence[Tone]) -> Floats:
+    """n×(k+1): 1 where a text names a label (or its plural) that its picture's tone allows.
+
+    The longest name counts: "post-impressionism" doesn't name impressionism. ``unknown``, the
+    last, is never named.
+    """
+    readers = {tone: _reader(manners, tone) for tone in set(tones)}
+    found = np.zeros((len(texts), len(manners) + 1))
+    for row, (text, tone) in enumerate(zip(texts, tones, strict=True)):
+        pattern, columns = readers[tone]
+        for match in pattern.finditer(text.lower()):
+            found[row, columns[match[1]]] = 1
     return found
+
+
+def _reader(manners: Mapping[str, Manner], tone: Tone) -> tuple[re.Pattern[str], dict[str, Any]]:
+    """A pattern that finds what labels are called, and word → columns of those labels."""
+    columns: dict[str, list[int]] = {}
+    for column, manner in enumerate(manners.values()):
+        for word in manner.words if fits(tone, manner) else ():
+            columns.setdefault(word, []).append(column)
+    longest = sorted(columns, key=len, reverse=True)
+    any_word = "|".join(map(re.escape, longest)) or r"(?!)"
+    return re.compile(rf"(?<!\w)({any_word})(?:e?s)?(?!\w)"), columns
 
 
 def fits(tone: Tone, manner: Manner) -> bool:
@@ -124,14 +135,16 @@ def manner_probabilities(
 ) -> Floats:
     """n×(k+1) probabilities of styles or schools, the last of ``unknown``.
 
+    A label that is named counts as much as all others together, however many there are.
+
     Args:
         picture: n×(k+1) weighted logits of the pictures.
         named: of :func:`mentions`.
         manners: k styles or schools.
         tones: of the n pictures.
     """
-    logits = picture + MENTION * named
-    logits[:, -1] += PRIOR_UNKNOWN
+    logits = picture + np.log(len(manners)) * named
+    logits[:, -1] += np.log(PRIOR_UNKNOWN * len(manners))
     possible = np.array([[fits(tone, manner) for manner in manners.values()] for tone in tones])
     logits[:, :-1] = np.where(possible, logits[:, :-1], -np.inf)
     return softmax(logits)
@@ -145,28 +158,38 @@ def name_manner(row: Floats, names: Sequence[str]) -> Named:
     return Named((names[best],), float(row[best]))
 
 
-def name_theme(row: Floats, taxonomy: Taxonomy) -> Named:
+def name_themes(rows: Floats, taxonomy: Taxonomy) -> list[Named]:
     """The narrowest theme that is clear, and its ancestors; empty when not even a top one is.
 
     A theme's probability includes those below it. From the top down the best one is taken
     while it leads its siblings (and, further down, "just the parent") by the margin.
 
     Args:
-        row: k+1 probabilities, the last of ``unknown``.
+        rows: n×(k+1) probabilities, the last of ``unknown``.
         taxonomy: its k themes.
     """
-    own = dict(zip(taxonomy.themes, row.tolist(), strict=False))
-    mass = dict.fromkeys(own, 0.0)
-    for name, probability in own.items():
-        for above in taxonomy.path(name):
-            mass[above] += probability
-    chosen: str | None = None
-    rest = float(row[-1])
-    while True:
-        below = {n: mass[n] for n, theme in taxonomy.themes.items() if theme.parent == chosen}
-        ranked = sorted(below, key=lambda name: -below[name])
-        rivals = [rest, *(below[name] for name in ranked[1:2])]
-        if not ranked or below[ranked[0]] - max(rivals) < MARGIN:
+    names = list(taxonomy.themes)
+    at = {name: column for column, name in enumerate(names)}
+    above = np.zeros((len(names), len(names)))
+    below: dict[int | None, list[int]] = {}
+    for name, theme in taxonomy.themes.items():
+        above[at[name], [at[each] for each in taxonomy.path(name)]] = 1
+        below.setdefault(None if theme.parent is None else at[theme.parent], []).append(at[name])
+    found = []
+    for own, mass in zip(rows, rows[:, :-1] @ above, strict=True):
+        chosen = _descend(own, mass, below)
+        labels = taxonomy.path(names[chosen]) if chosen is not None else ()
+        found.append(Named(labels, float(mass[chosen]) if chosen is not None else 0.0))
+    return found
+
+
+def _descend(own: Floats, mass: Floats, below: Mapping[int | None, list[int]]) -> int | None:
+    """Column of the narrowest theme that is clear."""
+    chosen: int | None = None
+    rest = own[-1]
+    while nodes := below.get(chosen):
+        best, *others = sorted(nodes, key=lambda column: -mass[column])
+        if mass[best] - max([rest, *(mass[column] for column in others[:1])]) < MARGIN:
             break
-        chosen, rest = ranked[0], own[ranked[0]]
-    return Named(taxonomy.path(chosen), mass[chosen]) if chosen is not None else Named((), 0.0)
+        chosen, rest = best, own[best]
+    return chosen

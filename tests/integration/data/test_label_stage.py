@@ -31,6 +31,7 @@ from lora_factory.errors import ArtifactError, DataError, Interrupted, SpecError
 from lora_factory.evaluate.prompts import generate_eval_prompts
 from lora_factory.imaging.hashes import Fingerprints
 from lora_factory.label import stage
+from lora_factory.label.keywords import words_of
 from lora_factory.label.labels import Labeler
 from lora_factory.label.look import Looks
 from lora_factory.label.report import LabelReport
@@ -182,9 +183,32 @@ def test_labels_say_what_the_icons_are(made: Made) -> None:
     assert len(known) >= 5
     assert np.mean(right) >= 0.8
     for labels in by_subject.values():
-        assert len(labels.theme) <= 2
+        assert len(labels.theme) <= 3
         assert (labels.confidence > 0) == bool(labels.theme)
     assert 5 <= len(made.info.keywords) <= 8
+
+
+def test_every_item_has_five_keywords_and_none_is_invented(made: Made) -> None:
+    """Of its own words, its labels, the set's words, the taxonomy's names, the topics."""
+    taxonomy = load_taxonomy()
+    names = {*taxonomy.themes, *taxonomy.styles, *taxonomy.schools}
+    known = names | {word for text in (*names, *TOPICS) for word in words_of(text)}
+    for record in made.records():
+        known |= {*words_of(record.subject)}
+    for record in made.records():
+        assert 5 <= len(record.labels.keywords) <= 8
+        assert set(record.labels.keywords) <= known, record.labels.keywords
+        own = [word for word in record.labels.keywords if word in words_of(record.subject)]
+        assert list(record.labels.keywords[: len(own)]) == own
+    assert 0 < made.report.keywords_padded <= COUNT + 1
+
+
+def test_the_gallerys_rooms_are_too_large_to_be_held_out_whole(made: Made) -> None:
+    rooms = {f"http://gallery.test/rooms/{icon['category']}.html" for icon in gallery()}
+    assert made.report.pages == len(rooms)
+    assert set(made.report.pages_parted) < rooms
+    card = (made.out / "README.md").read_text()
+    assert f"but for {len(made.report.pages_parted)} of {len(rooms)} pages" in card
 
 
 def test_pictures_speak_where_their_weight_is_not_zero(made: Made) -> None:

@@ -17,7 +17,8 @@ shares = st.floats(0.05, 0.45)
 
 
 def cut(labels: Sequence[int], pages: Sequence[str], share: float, seed: int) -> Split:
-    return split([f"item{number}" for number in range(len(labels))], labels, pages, share, seed)
+    told = [(page, f"subject {number}") for number, page in enumerate(pages)]
+    return split([f"item{number}" for number in range(len(labels))], labels, told, share, seed)
 
 
 @given(groups, shares, st.integers(0, 5))
@@ -52,7 +53,7 @@ def test_same_seed_same_cut(labels: list[int], share: float) -> None:
 @given(st.permutations(range(40)))
 def test_the_order_of_items_decides_nothing(order: list[int]) -> None:
     names = [f"item{number}" for number in order]
-    found = split(names, range(40), [""] * 40, 0.15, 0).validation
+    found = split(names, range(40), [("", "")] * 40, 0.15, 0).validation
     whole = cut(range(40), [""] * 40, 0.15, 0).validation
     assert {name for name, out in zip(names, found, strict=True) if out} == {
         f"item{number}" for number in range(40) if whole[number]
@@ -72,23 +73,86 @@ def test_seeds_differ() -> None:
     assert len({tuple(cut(range(60), [""] * 60, 0.15, seed).validation) for seed in range(5)}) > 1
 
 
-def test_pages_stay_whole_only_where_several_fit() -> None:
-    many = [f"http://site/{item // 2}" for item in range(120)]
-    found = cut(range(120), many, 0.15, 0)
-    assert found.by_page
-    held = {page for page, out in zip(many, found.validation, strict=True) if out}
-    trained = {page for page, out in zip(many, found.validation, strict=True) if not out}
+def sides(keys: Sequence[object], found: Split) -> tuple[set[object], set[object]]:
+    """What is trained on, and what is held out."""
+    trained, held = set(), set()
+    for key, out in zip(keys, found.validation.tolist(), strict=True):
+        (held if out else trained).add(key)
+    return trained, held
+
+
+def test_small_pages_stay_whole() -> None:
+    pages = [f"http://site/{item // 2}" for item in range(120)]
+    found = cut(range(120), pages, 0.15, 0)
+    trained, held = sides(pages, found)
     assert len(held) == 9
     assert not held & trained
-    few = [f"http://site/{item // 30}" for item in range(120)]
-    assert not cut(range(120), few, 0.15, 0).by_page
+    assert found.parted == ()
+
+
+def test_a_large_page_is_parted_and_named_and_small_ones_beside_it_stay_whole() -> None:
+    pages = ["http://site/large"] * 60 + [f"http://site/{item // 3}" for item in range(60)]
+    found = cut(range(120), pages, 0.15, 2)
+    trained, held = sides(pages, found)
+    assert trained & held == {"http://site/large"} == set(found.parted)
+    assert found.validation.sum() == 18
+
+
+def test_few_pages_are_parted_but_never_what_is_alike_in_them() -> None:
+    """Two pages, each picture twice with the same words in other pixels."""
+    told = [(f"http://site/{item % 2}", f"subject {item % 40}") for item in range(80)]
+    found = split([f"item{n}" for n in range(80)], range(80), told, 0.15, 0)
+    trained, held = sides(told, found)
+    assert not trained & held
+    assert found.validation.sum() == 12
+    assert set(found.parted) == {"http://site/0", "http://site/1"}
+    assert found.groups == 40
+
+
+def test_one_page_can_be_parted() -> None:
+    found = cut(range(40), ["http://site/"] * 40, 0.15, 0)
+    assert found.validation.sum() == 6
+    assert found.parted == ("http://site/",)
+
+
+def test_one_page_with_one_subject_can_not() -> None:
+    told = [("http://site/", "red apple")] * 12
+    assert split([f"item{n}" for n in range(12)], range(12), told, 0.15, 0).validation.sum() == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.integers(0, 6), st.integers(0, 8)),
+        min_size=4,
+        max_size=80,
+    ),
+    shares,
+    st.integers(0, 5),
+)
+def test_whatever_the_pages_nothing_leaks(
+    items: list[tuple[int, int, int]], share: float, seed: int
+) -> None:
+    """Near-duplicates, and same words on one page, are never parted; parted pages are named."""
+    labels = [label for label, _, _ in items]
+    told = [(f"http://site/{page}" if page else "", f"s{word}") for _, page, word in items]
+    found = split([f"item{n}" for n in range(len(items))], labels, told, share, seed)
+    trained, held = sides(labels, found)
+    assert not trained & held
+    on_pages = [pair if pair[0] else ("", at) for at, pair in enumerate(told)]
+    trained, held = sides(on_pages, found)
+    assert not trained & held
+    pages = [page or at for at, (page, _) in enumerate(told)]
+    trained, held = sides(pages, found)
+    assert trained & held == set(found.parted)
+    if len(items) >= 4:
+        assert sides(labels, found)[0]
 
 
 def test_a_duplicate_across_pages_joins_them() -> None:
     pages = [f"http://site/{item}" for item in range(40)]
     labels = [0, 0, *range(2, 40)]
     found = cut(labels, pages, 0.2, 3)
-    assert found.by_page
+    assert found.parted == ()
     assert found.groups == 39
     assert found.validation[0] == found.validation[1]
 

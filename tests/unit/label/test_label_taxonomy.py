@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from lora_factory.contracts.settings import Settings
 from lora_factory.errors import ConfigurationError
 from lora_factory.guard.content import check_prompt
 from lora_factory.imaging.agreement import MIN_PAIRS
-from lora_factory.label.taxonomy import load_taxonomy
+from lora_factory.label.taxonomy import load_taxonomy, taxonomy_conditions
 
 GOOD = """
 [themes.food]
@@ -30,7 +31,8 @@ words = ["realism"]
 
 def test_every_parent_exists_and_paths_fit_a_record() -> None:
     taxonomy = load_taxonomy()
-    assert len(taxonomy.themes) > 40
+    assert len(taxonomy.themes) > 200
+    assert {len(taxonomy.path(name)) for name in taxonomy.themes} == {1, 2, 3}
     for name in taxonomy.themes:
         path = taxonomy.path(name)
         assert path[0] == name
@@ -41,6 +43,27 @@ def test_every_parent_exists_and_paths_fit_a_record() -> None:
 def test_no_example_belongs_to_two_themes() -> None:
     words = [word for theme in load_taxonomy().themes.values() for word in theme.examples]
     assert len(words) == len(set(words))
+
+
+def test_it_fits_an_endpoints_limits_on_schemas() -> None:
+    """OpenAI's: 500 values of enums in all; one of more than 250 has at most 7,500 letters."""
+    taxonomy = load_taxonomy()
+    groups = (taxonomy.themes, taxonomy.styles, taxonomy.schools)
+    assert sum(len(group) + 1 for group in groups) <= 500
+    assert all(sum(map(len, group)) <= 7500 for group in groups)
+
+
+def test_a_deployments_own_file_takes_the_place_of_the_shipped_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(GOOD)
+    assert set(load_taxonomy(file).themes) == {"food", "fruit"}
+    assert taxonomy_conditions(Settings()) == {}
+    first = taxonomy_conditions(Settings(taxonomy=file))
+    other = tmp_path / "other.toml"
+    other.write_text(GOOD.replace("apple", "pear"))
+    assert first != taxonomy_conditions(Settings(taxonomy=other))
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        taxonomy_conditions(Settings(taxonomy=tmp_path / "none.toml"))
 
 
 def test_labels_are_lower_case_and_pass_the_prompt_filter() -> None:

@@ -10,13 +10,13 @@ from lora_factory.contracts.settings import Settings
 from lora_factory.errors import ConfigurationError, SpecError
 from lora_factory.label.taxonomy import load_taxonomy
 from lora_factory.label.trigger import (
-    Tokenizer,
     check_trigger,
     common_words,
     load_tokenizers,
     make_trigger,
 )
 from lora_factory.models.profiles import load_profile
+from lora_factory.models.tokenizers import Tokenizer
 
 
 @pytest.fixture(scope="module")

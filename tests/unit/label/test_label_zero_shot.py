@@ -8,14 +8,14 @@ from PIL import Image, ImageDraw
 
 from lora_factory.label.labels import headings, style_of_set, theme_of_set
 from lora_factory.label.look import tone_of
-from lora_factory.label.taxonomy import Manner, load_taxonomy
+from lora_factory.label.taxonomy import Manner, Tone, load_taxonomy
 from lora_factory.label.zero_shot import (
     Named,
     evidence,
     manner_probabilities,
     mentions,
     name_manner,
-    name_theme,
+    name_themes,
     softmax,
 )
 
@@ -37,14 +37,46 @@ def test_evidence_does_not_depend_on_a_models_spread() -> None:
     assert not evidence(np.ones((2, 5), dtype=np.float32), labels).any()
 
 
-def test_mentions_are_whole_words() -> None:
-    found = mentions(["An Icon set", "iconic sketches", "8-bit", ""], STYLES)
-    assert found.tolist() == [[1, 1, 0, 0, 0], [0] * 5, [0, 0, 0, 1, 0], [0] * 5]
+def test_mentions_are_whole_words_of_what_the_tone_allows() -> None:
+    texts = ["An Icon set", "An Icon set", "iconic sketches", "8-bit", "", "flat icons"]
+    tones: list[Tone] = ["colour", "bilevel", "grey", "colour", "grey", "bilevel"]
+    found = mentions(texts, STYLES, tones)
+    assert found.tolist() == [
+        [1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0] * 5,
+        [0, 1, 0, 0, 0],
+    ]
+
+
+def test_the_longest_name_counts() -> None:
+    """Every label of the shipped file is named by each of its own words, and no other is."""
+    taxonomy = load_taxonomy()
+    for manners in (taxonomy.styles, taxonomy.schools):
+        for name, manner in manners.items():
+            tone = manner.tone or "colour"
+            for word in manner.words:
+                row = mentions([f"a {word} of a boat"], manners, [tone])[0]
+                named = [other for other, yes in zip(manners, row, strict=False) if yes]
+                assert name in named, word
+                twins = {n for n, m in manners.items() if word in m.words}
+                assert set(named) <= twins, word
+
+
+@pytest.mark.parametrize("count", [4, 70, 700])
+def test_a_named_style_wins_however_many_there_are(count: int) -> None:
+    manners = {f"style{n}": Manner(words=(f"word{n}",)) for n in range(count)}
+    named = mentions(["a word3 picture", "a picture"], manners, ["grey", "grey"])
+    rows = manner_probabilities(np.zeros((2, count + 1)), named, manners, ["grey", "grey"])
+    assert [name_manner(row, list(manners)).labels[0] for row in rows] == ["style3", "unknown"]
 
 
 def test_pixels_rule_styles_out() -> None:
-    named = mentions(["icons and one icon"] * 3, STYLES)
-    rows = manner_probabilities(np.zeros((3, 5)), named, STYLES, ["colour", "bilevel", "grey"])
+    tones: list[Tone] = ["colour", "bilevel", "grey"]
+    named = mentions(["icons and one icon"] * 3, STYLES, tones)
+    rows = manner_probabilities(np.zeros((3, 5)), named, STYLES, tones)
     names = [name_manner(row, list(STYLES)).labels[0] for row in rows]
     assert names == ["flat icon", "glyph", "unknown"]
     np.testing.assert_allclose(rows.sum(axis=1), 1)
@@ -66,14 +98,26 @@ def row(**probabilities: float) -> np.ndarray:
 
 def test_themes_go_as_deep_as_they_are_clear() -> None:
     taxonomy = load_taxonomy()
-    deep = name_theme(row(fruit=0.7, vegetables=0.2), taxonomy)
+    deep, top, *others = name_themes(
+        np.stack([
+            row(fruit=0.7, vegetables=0.2),
+            row(fruit=0.4, vegetables=0.35, tools=0.1),
+            row(fruit=0.3, tools=0.25),
+            row(fruit=0.45),
+        ]),
+        taxonomy,
+    )
     assert deep.labels == ("fruit", "food")
     assert deep.confidence == pytest.approx(0.7)
-    top = name_theme(row(fruit=0.4, vegetables=0.35, tools=0.1), taxonomy)
     assert top.labels == ("food",)
     assert top.confidence == pytest.approx(0.75)
-    assert name_theme(row(fruit=0.3, tools=0.25), taxonomy) == Named((), 0.0)
-    assert name_theme(row(fruit=0.45), taxonomy) == Named((), 0.0)
+    assert others == [Named((), 0.0)] * 2
+
+
+def test_three_levels() -> None:
+    (found,) = name_themes(row(cats=0.5, dogs=0.2, birds=0.1)[None], load_taxonomy())
+    assert found.labels == ("cats", "pets", "animals")
+    assert found.confidence == pytest.approx(0.5)
 
 
 def test_softmax_survives_impossible_labels() -> None:
