@@ -73,7 +73,11 @@ WORDS: dict[str, tuple[str, str, str]] = {
         "Manifest URI of an artifact; the stages before it are left.",
     ),
     "stop_after": (RUN, "Stop after", "Last stage to run. Empty: deploy."),
-    "target": (RUN, "Deploy target", "Where a LoRA that passed is published."),
+    "target": (
+        RUN,
+        "Deploy target",
+        "Where a LoRA that passed is published. The deployment must be set up for it.",
+    ),
     "approve_plan": (RUN, "Approve the plan", "Wait for a person's approval before anything runs."),
     "force": (RUN, "Force", "Make every artifact anew, even if it exists."),
 }

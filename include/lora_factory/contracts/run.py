@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from lora_factory.contracts.base import Contract
 from lora_factory.contracts.expansion import OFFLINE, Graph
 from lora_factory.contracts.records import Domain
-from lora_factory.contracts.specs import MAX_CRAWL_WORKERS, SEEDED, Name, Source, Topic
+from lora_factory.contracts.specs import MAX_CRAWL_WORKERS, SEEDED, Name, Source, Target, Topic
 
 STAGES = ("crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy")
 StageName = Literal["crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy"]
@@ -47,7 +47,7 @@ class RunConf(Contract):
     attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
     start_from: str | None = Field(None, description="Manifest URI of an artifact to start from")
     stop_after: StageName | None = None
-    target: Literal["local", "hub"] = "local"
+    target: Target = "local"
     parent: str | None = Field(None, description="Manifest URI of a LoRA to go on from")
     incumbent: str | None = Field(
         None, description="Manifest URI of the evaluation of the deployed model to beat"

@@ -14,6 +14,13 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, StringConstraints, ValidationError
 
 from lora_factory.contracts.base import Contract
+from lora_factory.contracts.cloud import (
+    AwsAccess,
+    AzureSettings,
+    CloudRunSettings,
+    LambdaSettings,
+    SageMakerSettings,
+)
 from lora_factory.contracts.copyright import Policy
 from lora_factory.errors import ConfigurationError
 
@@ -22,12 +29,23 @@ BucketUrl = Annotated[
     str, StringConstraints(pattern=r"^(?:(?:s3|gs|az)://[^/@]+(?:/.*)?|file:///.+)$")
 ]
 """Of an object store, without a password in it: credentials come from the environment."""
+PAIRS = frozenset({
+    "folders",
+    "buckets",
+    "aws",
+    "aws_lambda",
+    "aws_sagemaker",
+    "cloud_run",
+    "azure",
+})
+"""Variables that hold ``name=value,name=value``."""
 
 
 class Settings(Contract):
     """One field for each ``LORA_FACTORY_<NAME>`` variable.
 
-    Lists are comma-separated; ``folders`` is ``name=path,name=path``, ``buckets`` alike with URLs.
+    Lists are comma-separated; ``folders`` is ``name=path,name=path``, ``buckets`` alike with URLs,
+    and what a cloud target needs alike with the fields of :mod:`lora_factory.contracts.cloud`.
     """
 
     store: str = Field("", description="Artifact store URL: file:///…, s3://bucket/prefix, …")
@@ -89,6 +107,22 @@ class Settings(Contract):
     protected: Path | None = Field(
         None, description="Index of protected works, made by `python -m lora_factory protect`"
     )
+    releases: BucketUrl | None = Field(
+        None, description="Bucket that cloud targets take releases from: s3://, gs://, az://"
+    )
+    cloud_prefix: str = Field(
+        "lora-factory",
+        pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$",
+        description="Services in a cloud are named <prefix>-<adapter>",
+    )
+    cloud_canary: int = Field(
+        10, ge=0, lt=50, description="Percent of the traffic that tries a version first; 0: none"
+    )
+    aws: AwsAccess | None = Field(None, description="Keys of targets aws-lambda, aws-sagemaker")
+    aws_lambda: LambdaSettings | None = Field(None, description="Target aws-lambda")
+    aws_sagemaker: SageMakerSettings | None = Field(None, description="Target aws-sagemaker")
+    cloud_run: CloudRunSettings | None = Field(None, description="Target cloud-run")
+    azure: AzureSettings | None = Field(None, description="Target azure")
     protected_policy: Policy = Field(
         "block", description="What happens to a picture that repeats a protected work: block, flag"
     )
@@ -133,7 +167,7 @@ class Settings(Contract):
             text = environ.get(PREFIX + name.upper(), "")
             if not text:
                 continue
-            if name in {"folders", "buckets"}:
+            if name in PAIRS:
                 values[name] = dict(pair.split("=", 1) for pair in _split(text) if "=" in pair)
             elif name == "crawl_hosts":
                 values[name] = _split(text)
@@ -144,7 +178,9 @@ class Settings(Contract):
         except ValidationError as err:
             first = err.errors(include_input=False, include_url=False)[0]
             field = PREFIX + str(first["loc"][0]).upper()
-            msg = f"environment variable {field}: {first['msg']}; correct it and restart"
+            where = ".".join(str(part) for part in first["loc"][1:])
+            what = f"{where}: {first['msg']}" if where else first["msg"]
+            msg = f"environment variable {field}: {what}; correct it and restart"
             raise ConfigurationError(msg) from None
 
 

@@ -21,6 +21,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 Source = Literal["web", "urls", "sitemap", "openverse", "wikimedia", "folder", "bucket"]
+Target = Literal["local", "hub", "aws-lambda"]
+"""Where a LoRA that passed goes; what each needs is the deployment's configuration."""
+
 SEEDED: tuple[Source, ...] = ("web", "urls", "sitemap")
 """Sources that begin with the seeds."""
 OWN: tuple[Source, ...] = ("folder", "bucket")
@@ -243,7 +246,7 @@ class DeploySpec(StageSpec):
     force: bool = Field(default=True, description="Publish even if the release artifact exists")
     lora: str
     evaluation: str
-    target: Literal["local", "hub"] = "local"
+    target: Target = "local"
     approved_by: str | None = Field(
         None,
         min_length=1,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,17 +15,11 @@ from lora_factory.contracts.serving import (
 )
 from lora_factory.contracts.settings import Settings
 from lora_factory.deploy.client import PATIENCE, ServingApp
+from lora_factory.deploy.pictures import compare, picture
 from lora_factory.deploy.target import Plan, Promotion, Release, Smoke
-from lora_factory.errors import ReleaseError
-from lora_factory.guard.provenance.marks import WATERMARK, marks_of
-from lora_factory.imaging.decode import ImageRejected, decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-MIN_CONTRAST = 1.0  # a black picture, or one of a single colour, has less
-MIN_DIFFERENCE = 0.1  # rounding alone moves a picture by less
-MARKED_DIFFERENCE = 5.0  # the same of two watermarks, whose ids differ: up to 4
 
 
 class LocalTarget:
@@ -73,28 +65,12 @@ class LocalTarget:
 
     def smoke(self, release: Release) -> Smoke:
         """See :class:`lora_factory.deploy.target.Target`."""
-        import numpy as np
-
         request = GenerateRequest(prompt=release.prompt, seed=release.seed)
         base = self._picture(request)
         started = time.monotonic()
         key = {"adapter": release.model.name, "version": release.model.version}
         image = self._picture(request.model_copy(update=key))
-        seconds = time.monotonic() - started
-        if image.size != base.size:
-            msg = f"smoke test: a picture of {image.size} pixels, the base draws {base.size}"
-            raise ReleaseError(msg)
-        pixels, before = np.asarray(image, float), np.asarray(base, float)
-        contrast = float(pixels.std())
-        difference = float(np.abs(pixels - before).mean())
-        if contrast < MIN_CONTRAST:
-            msg = f"smoke test: a blank picture (contrast {contrast:.2f} of 128)"
-            raise ReleaseError(msg)
-        marked = WATERMARK in marks_of(image.size)
-        if difference < (MARKED_DIFFERENCE if marked else MIN_DIFFERENCE):
-            msg = f"smoke test: the base's own picture (difference {difference:.3f} of 255)"
-            raise ReleaseError(msg)
-        return Smoke(seconds=seconds, contrast=contrast, difference=difference)
+        return compare(image, base, time.monotonic() - started)
 
     def promote(self, release: Release) -> Promotion:
         """See :class:`lora_factory.deploy.target.Target`."""
@@ -113,9 +89,5 @@ class LocalTarget:
 
     def _picture(self, request: GenerateRequest) -> Image:
         body = request.model_dump(exclude_none=True)
-        drawn = self._app.read(GenerateResponse, self._app.call("POST", "/v1/generate", json=body))
-        try:
-            return decode(base64.b64decode(drawn.image, validate=True))
-        except (binascii.Error, ImageRejected) as err:
-            msg = f"smoke test: no picture in the answer: {err}"
-            raise ReleaseError(msg) from err
+        answer = self._app.call("POST", "/v1/generate", json=body)
+        return picture(self._app.read(GenerateResponse, answer))

@@ -17,6 +17,7 @@ from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import DeploySpec
 from lora_factory.contracts.stage import LocalArtifact, StageContext
 from lora_factory.contracts.training import TrainReport
+from lora_factory.deploy.clouds import cloud_target
 from lora_factory.deploy.hub import HubTarget
 from lora_factory.deploy.local import LocalTarget
 from lora_factory.deploy.target import Plan, Release, Target
@@ -133,9 +134,11 @@ def open_target(
     Raises:
         ConfigurationError: the deployment isn't set up for it.
     """
+    if name == "local":
+        return LocalTarget(settings, check_stop=check_stop)
     if name == "hub":
         return HubTarget(settings, check_stop=check_stop)
-    return LocalTarget(settings, check_stop=check_stop)
+    return cloud_target(name, settings, check_stop)
 
 
 def _refuse_taken_down(lora: LocalArtifact, settings: Settings) -> None:

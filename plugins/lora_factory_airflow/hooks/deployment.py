@@ -17,6 +17,8 @@ connection                  variables
                             base URL with a path are in extra: ``model``, ``base_url``)
 ``lora_factory_hub``        ``HF_TOKEN``, ``HF_ENDPOINT`` (type http; the token is its
                             password, the host a whole URL or empty)
+``lora_factory_aws``        ``LORA_FACTORY_AWS`` (type aws): keys of the targets on AWS,
+                            which may be of another account than the store's
 ==========================  ==================================================
 """
 
@@ -36,6 +38,7 @@ STORE_CONN_ID = "lora_factory_store"
 SERVE_CONN_ID = "lora_factory_serve"
 LLM_CONN_ID = "lora_factory_llm"
 HUB_CONN_ID = "lora_factory_hub"
+AWS_CONN_ID = "lora_factory_aws"
 
 
 class DeploymentHook(BaseHook):
@@ -124,10 +127,26 @@ def hub_variables(connection: Any) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value}
 
 
+def aws_variables(connection: Any) -> dict[str, str]:
+    """Keys, region and endpoint of the targets on AWS, in one variable."""
+    extra = connection.extra_dejson
+    values = {
+        "key": connection.login,
+        "secret": connection.password,
+        "token": extra.get("aws_session_token"),
+        "region": extra.get("region_name"),
+        "endpoint": extra.get("endpoint_url"),
+    }
+    return {
+        "LORA_FACTORY_AWS": ",".join(f"{name}={value}" for name, value in values.items() if value)
+    }
+
+
 CONVERTERS = {
     CATALOG_CONN_ID: catalog_variables,
     STORE_CONN_ID: store_variables,
     SERVE_CONN_ID: serve_variables,
     LLM_CONN_ID: llm_variables,
     HUB_CONN_ID: hub_variables,
+    AWS_CONN_ID: aws_variables,
 }

@@ -1,4 +1,4 @@
-"""A hub that can be published to, which this process's hub library reaches."""
+"""Places that can be published to: a hub, and clouds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from aws_cloud import AwsCloud
 from hub_repositories import TOKEN, Hub
 
 
@@ -20,3 +21,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         yield running
+
+
+@pytest.fixture
+def aws_cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsCloud]:
+    """An AWS of the test's own; boto3 asks it once and not again."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with AwsCloud().running() as cloud:
+        yield cloud

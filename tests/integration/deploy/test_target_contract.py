@@ -16,9 +16,12 @@ from typing import Any, Protocol
 import httpx
 import pytest
 
+import cloud_container
+from aws_cloud import BUCKET, IMAGE, AwsCloud
 from hub_repositories import TOKEN, Hub
 from lora_factory.contracts.registry import NewModel
 from lora_factory.contracts.settings import Settings
+from lora_factory.deploy.clouds import cloud_target
 from lora_factory.deploy.hub import HubTarget
 from lora_factory.deploy.local import LocalTarget
 from lora_factory.deploy.stage import deploy
@@ -139,13 +142,46 @@ class HubRig:
         self.hub.lose_after = changes
 
 
+class AwsRig:
+    """Of both targets on AWS."""
+
+    def __init__(self, name: str, cloud: AwsCloud, folder: Path) -> None:
+        self.cloud, self._folder = cloud, folder
+        images = {"image": IMAGE, "role": cloud.role}
+        self.settings = Settings.model_validate({
+            "releases": f"s3://{BUCKET}/factory",
+            "aws": cloud.access,
+            "aws_lambda": images,
+            "aws_sagemaker": images,
+        })
+        self.target = cloud_target(name, self.settings)
+
+    def release(self, name: str, seed: int) -> Release:
+        return cloud_container.release(self._folder, name, seed)
+
+    def spoil(self, release: Release) -> Release:
+        self.cloud.container.spoiled.add(release.model.version)
+        return release
+
+    def live(self, name: str) -> str | None:
+        return self.cloud.live(self.target.name, f"lora-factory-{name}")
+
+    def state(self) -> Any:
+        return self.cloud.state()
+
+    def lose_after(self, changes: int | None) -> None:
+        self.cloud.changes_left = changes
+
+
 @pytest.fixture
 def hub_rig(hub: Hub, tmp_path: Path) -> HubRig:
     return HubRig(hub, tmp_path)
 
 
-@pytest.fixture(params=["hub", "local"])
-def rig(request: pytest.FixtureRequest) -> Rig:
+@pytest.fixture(params=["hub", "local", "aws-lambda"])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
+    if request.param.startswith("aws-"):
+        return AwsRig(request.param, request.getfixturevalue("aws_cloud"), tmp_path)
     if request.param == "hub":
         found: Rig = request.getfixturevalue("hub_rig")
         return found
