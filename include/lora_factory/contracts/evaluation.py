@@ -140,7 +140,12 @@ class ItemAdvice(Contract):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Names the item, as in every record")
     do: Literal["drop", "recaption"]
     reason: Literal["caption_mismatch", "off_style", "copied"]
-    text: str = Field("", max_length=500, description="New caption (recaption)")
+    text: str = Field(
+        "",
+        max_length=500,
+        description="New caption (recaption); empty: the old one is taken away, and the captioner's "
+        "words, an LLM's or the set's theme stand in",
+    )
     detail: str = Field("", max_length=500, description="What was seen, in words")
 
 

@@ -11,8 +11,8 @@ pictures too alike         learning rate × 0.5, weight decay 0.1
 drift                      learning rate × 0.7, weight decay 0.1
 slow with the adapter      rank × 0.5
 images of another style    dropped
-captions of something      replaced or dropped, one by one; steps × 1.5 where the style was not
-else                       learned enough either
+captions of something      replaced or taken away, one by one; steps × 1.5 where the style was
+else                       not learned enough either
 no effect                  learning rate × 2, rank × 2
 style not learned enough   still improving at the end: steps × 1.5, rank × 1.5; best before the
                            end: learning rate × 0.7, weight decay 0.1
@@ -190,7 +190,7 @@ def _spoiled(found: Findings, change: Change) -> None:
             f"{len(strange)} images are of another style than the rest: drop them", items=strange
         )
     if wrong := found.named("caption_mismatch"):
-        reason = f"{len(wrong)} captions are of something else: put them right, or drop the image"
+        reason = f"{len(wrong)} captions are of something else: put them right, or do without"
         change.say(reason, items=wrong)
 
 

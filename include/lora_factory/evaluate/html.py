@@ -114,10 +114,14 @@ def changes_in_words(advice: Advice) -> list[str]:
         found.append(f"weight decay {advice.weight_decay:g}")
     if advice.drop_alignment_percentile:
         found.append(f"the worst aligned {advice.drop_alignment_percentile:g}% of images dropped")
-    for what, words in (("drop", "dropped"), ("recaption", "captioned anew")):
-        count = sum(item.do == what for item in advice.items)
+    anew = [item for item in advice.items if item.do == "recaption"]
+    for count, words in (
+        (len(advice.items) - len(anew), "images dropped"),
+        (sum(bool(item.text) for item in anew), "images captioned anew"),
+        (sum(not item.text for item in anew), "wrong captions taken away"),
+    ):
         if count:
-            found.append(f"{count} images {words}")
+            found.append(f"{count} {words}")
     if advice.recaption:
         found.append("the poorest captions written anew")
     return [f"The next attempt does this by itself: {', '.join(found)}."] if found else []

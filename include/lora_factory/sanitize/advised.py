@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lora_factory.sanitize.captions import Caption, advised_caption
+from lora_factory.sanitize.captions import NO_CAPTION, Caption, advised_caption
 from lora_factory.sanitize.items import Item, dropped
 
 if TYPE_CHECKING:
@@ -38,11 +38,12 @@ def drop_advised(
 
 
 def advised_captions(advice: Advice) -> dict[str, Caption]:
-    """sha256 → the caption that advice gives an image."""
-    given = {
-        item.sha256: advised_caption(item.text) for item in advice.items if item.do == "recaption"
+    """sha256 → the caption that advice gives an image, or none in place of a wrong one."""
+    return {
+        item.sha256: advised_caption(item.text) or NO_CAPTION
+        for item in advice.items
+        if item.do == "recaption"
     }
-    return {sha256: caption for sha256, caption in given.items() if caption is not None}
 
 
 def followed_advice(
@@ -60,8 +61,12 @@ def followed_advice(
     told = [f"dropped {count} images: {reason}" for reason, count in sorted(gone.items())]
     here = set(kept) if advice.items else set()
     renamed = [i for i in advice.items if i.do == "recaption" and i.sha256 in here]
-    if renamed:
-        told.append(f"captioned {len(renamed)} images anew, by name")
+    for what, count in (
+        ("captioned {} images anew, by name", sum(bool(item.text) for item in renamed)),
+        ("took the wrong captions of {} images away", sum(not item.text for item in renamed)),
+    ):
+        if count:
+            told.append(what.format(count))
     if advice.drop_alignment_percentile:
         told.append(f"worst {advice.drop_alignment_percentile:g}% of alignment: {note}")
     return tuple(told)

@@ -34,6 +34,9 @@ class Caption:
     steps: tuple[str, ...] = ()
 
 
+NO_CAPTION = Caption("", "none")
+
+
 def found_caption(record: RawRecord) -> Caption | None:
     """The page's own text for this picture, repaired; None where there is no usable one."""
     for source in ("alt", "caption"):
@@ -61,7 +64,7 @@ def candidates(record: RawRecord, vocabulary: Sequence[str]) -> list[str]:
 
 def vocabulary(captions: Sequence[Caption | None], size: int = 64) -> list[str]:
     """The most frequent found captions of the set, as words for pictures that have none."""
-    counted = Counter(caption.text.lower() for caption in captions if caption is not None)
+    counted = Counter(caption.text.lower() for caption in captions if caption and caption.text)
     return [text for text, _ in counted.most_common(size)]
 
 
@@ -76,7 +79,7 @@ def compose(
         vectors: n unit vectors of the options, d each.
     """
     if not options:
-        return Caption("", "none")
+        return NO_CAPTION
     closest = max(range(len(options)), key=lambda at: float(vectors[at] @ image))
     return Caption(options[closest], "composed")
 
@@ -90,4 +93,4 @@ def generated(text: str) -> Caption | None:
 def named_caption(record: RawRecord) -> Caption:
     """The file name's words, or nothing: all that may be said where no scorer can choose."""
     text = from_file_name(record.url)
-    return Caption(text, "composed") if text else Caption("", "none")
+    return Caption(text, "composed") if text else NO_CAPTION

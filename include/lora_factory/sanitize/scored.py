@@ -10,6 +10,7 @@ import numpy as np
 from lora_factory.imaging.agreement import Agreement, agreement
 from lora_factory.sanitize.advised import advised_captions
 from lora_factory.sanitize.captions import (
+    NO_CAPTION,
     Caption,
     candidates,
     compose,
@@ -81,6 +82,8 @@ def score(parts: Parts, roles: Roles, advice: Advice, ctx: StageContext) -> Scor
     captions = _captions(parts, found, roles, ctx, trusted=agreed.trusted)
     made = {at: c for at, c in enumerate(captions) if c.source == "composed"}
     put_captions(parts, made, roles.scorer)
+    silenced = [at for at, c in enumerate(captions) if not c.text]
+    parts.texts[silenced] = parts.meanings[silenced] = 0  # a wrong caption's, no witness of copies
     return Scored(
         parts,
         names,
@@ -101,9 +104,10 @@ def _captions(
     trusted: bool,
 ) -> list[Caption]:
     """The found captions; where there is none, the captioner's, one that a trusted scorer
-    chooses, or the file's name."""
+    chooses, or the file's name. Where a wrong one was taken away, the captioner's or none: what
+    a scorer chooses among the set's words is wrong too often."""
     made: dict[int, Caption] = {}
-    silent = [at for at, caption in enumerate(found) if caption is None]
+    silent = [at for at, caption in enumerate(found) if caption is None or not caption.text]
     words = vocabulary(found)
     known = dict(zip(words, roles.scorer.embed_texts(words), strict=True)) if trusted else {}
     for start in range(0, len(silent), CHUNK):
@@ -111,7 +115,11 @@ def _captions(
         some = silent[start : start + CHUNK]
         items = [parts.items[at] for at in some]
         made |= described(parts, some, roles.captioner)
-        rest = [(at, item) for at, item in zip(some, items, strict=True) if at not in made]
+        rest = [
+            (at, item)
+            for at, item in zip(some, items, strict=True)
+            if at not in made and found[at] is None
+        ]
         if not trusted:
             made |= {at: named_caption(item.record) for at, item in rest}
             continue
@@ -122,7 +130,7 @@ def _captions(
         for at, choice in options.items():
             vectors = [here[text] for text in choice]
             made[at] = compose(choice, parts.images[at], vectors)
-    return [caption or made[at] for at, caption in enumerate(found)]
+    return [made.get(at) or caption or NO_CAPTION for at, caption in enumerate(found)]
 
 
 def described(parts: Parts, some: list[int], captioner: Captioner | None) -> dict[int, Caption]:

@@ -86,6 +86,27 @@ def test_advice_on_single_images_is_followed_by_name(
     )
 
 
+def test_a_wrong_caption_is_taken_away_and_the_picture_stays(
+    raw: Raw, sanitize: Sanitize, tmp_path: Path
+) -> None:
+    """No caption is better than a wrong one, or one that a scorer guesses."""
+    names = add_signs(raw)
+    wrong = (names["red heart"], names["blue circle"])
+    items = tuple(
+        ItemAdvice(sha256=sha256, do="recaption", reason="caption_mismatch") for sha256 in wrong
+    )
+    folder = tmp_path / "advice"
+    folder.mkdir()
+    (folder / "advice.json").write_text(Advice(items=items).model_dump_json())
+    cleaned = sanitize(raw, {"advice": folder})
+    assert cleaned.by_hash.keys() == set(names.values())
+    for sha256 in wrong:
+        assert (cleaned.by_hash[sha256].text, cleaned.by_hash[sha256].text_source) == ("", "none")
+        assert cleaned.by_hash[sha256].alignment is None
+    assert sum(record.text != "" for record in cleaned.records) == 22
+    assert cleaned.report.followed_advice == ("took the wrong captions of 2 images away",)
+
+
 def test_advice_that_leaves_too_few_images_is_not_followed(
     raw: Raw, sanitize: Sanitize, tmp_path: Path, settings: Settings
 ) -> None:

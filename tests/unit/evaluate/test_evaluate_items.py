@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,12 @@ from lora_factory.evaluate.items import (
     DatasetItems,
     copied_items,
     judge_items,
+    off_style,
 )
 from lora_factory.guard.copying import Nearest
 
 COUNT, WIDTH = 30, 64
+SEEN = Path(__file__).parents[2] / "calibration" / "data" / "seen"
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -67,14 +71,14 @@ def test_shuffled_captions_are_found_and_put_right() -> None:
         assert repr(item.text) in item.detail
 
 
-def test_an_image_that_no_caption_fits_is_dropped() -> None:
+def test_where_no_caption_fits_the_wrong_one_is_taken_away() -> None:
     images, texts = sharp()
     foreign = np.random.default_rng(9).standard_normal((1, WIDTH))
     images[7] = unit(images.mean(axis=0, keepdims=True) + 0.02 * foreign)[0]
     texts[7] = unit(-texts.mean(axis=0, keepdims=True) - images[7:8])[0]
     (item,) = judge_items(items(images, texts))
     assert rows((item,)) == [7]
-    assert (item.do, item.text) == ("drop", "")
+    assert (item.do, item.text) == ("recaption", "")
 
 
 def test_pictures_of_another_style_are_dropped() -> None:
@@ -86,6 +90,37 @@ def test_pictures_of_another_style_are_dropped() -> None:
     strange = [item for item in advice if item.reason == "off_style"]
     assert rows(tuple(strange)) == [4, 9]
     assert all(item.do == "drop" for item in strange)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.33])
+def test_a_group_of_another_style_is_dropped_whole(share: float) -> None:
+    """One by one they hide: with a third of them nothing is unusual any more."""
+    rng = np.random.default_rng(5)
+    one, other = rng.standard_normal((2, 1, WIDTH))
+    foreign = round(60 * share)
+    noise = rng.standard_normal((60, WIDTH))
+    images = unit(np.where(np.arange(60)[:, None] < foreign, 6 * other, 3 * one) + noise)
+    found = off_style(DatasetItems(tuple(f"{row:064x}" for row in range(60)), (), images, images))
+    assert rows(tuple(found)) == list(range(foreign))
+    assert all("another style" in item.detail for item in found)
+
+
+def test_two_groups_of_equal_size_are_no_fault_of_one() -> None:
+    rng = np.random.default_rng(6)
+    one, other = rng.standard_normal((2, 1, WIDTH))
+    noise = rng.standard_normal((60, WIDTH))
+    images = unit(np.where(np.arange(60)[:, None] < 29, 6 * other, 3 * one) + noise)
+    names = tuple(f"{row:064x}" for row in range(60))
+    assert off_style(DatasetItems(names, (), images, images)) == []
+
+
+@pytest.mark.parametrize("name", ["high-contrast", "tabler-filled", "lucide", "mdi"])
+def test_real_styles_are_one_group(name: str) -> None:
+    """What evaluation saw of four icon styles: their halves are not told apart."""
+    real = np.load(SEEN / name / f"zeroed-{name}-good-0.npz")["pairs.real"].astype(np.float32)
+    names = tuple(f"{row:064x}" for row in range(len(real)))
+    found = off_style(DatasetItems(names, (), unit(real), unit(real)))
+    assert not [item for item in found if "another style" in item.detail]
 
 
 @pytest.mark.parametrize("seed", range(5))
