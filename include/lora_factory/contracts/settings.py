@@ -51,6 +51,9 @@ class Settings(Contract):
     store: str = Field("", description="Artifact store URL: file:///…, s3://bucket/prefix, …")
     catalog: SecretStr = Field(SecretStr(""), description="Catalog DSN (postgresql://…)")
     scratch: Path = Field(Path("~/.cache/lora_factory"), description="Local working folder")
+    cache_gb: float = Field(
+        20.0, ge=0, description="Images and captions encoded for training, kept in `scratch`; GB"
+    )
     profiles: Path | None = Field(None, description="Folder with further profile TOML files")
     crawl_hosts: tuple[str, ...] = Field(
         (), description="host or host:port beyond the public web that the crawler may reach"
@@ -104,9 +107,6 @@ class Settings(Contract):
         description="User or organisation on the hub that the target `hub` publishes under",
     )
     hub_private: bool = Field(default=True, description="Whether new repositories are private")
-    protected: Path | None = Field(
-        None, description="Index of protected works, made by `python -m lora_factory protect`"
-    )
     releases: BucketUrl | None = Field(
         None, description="Bucket that cloud targets take releases from: s3://, gs://, az://"
     )
@@ -123,6 +123,9 @@ class Settings(Contract):
     aws_sagemaker: SageMakerSettings | None = Field(None, description="Target aws-sagemaker")
     cloud_run: CloudRunSettings | None = Field(None, description="Target cloud-run")
     azure: AzureSettings | None = Field(None, description="Target azure")
+    protected: Path | None = Field(
+        None, description="Index of protected works, made by `python -m lora_factory protect`"
+    )
     protected_policy: Policy = Field(
         "block", description="What happens to a picture that repeats a protected work: block, flag"
     )
@@ -153,6 +156,9 @@ class Settings(Contract):
     )
     min_images: int = Field(8, ge=4, description="Fewest images a dataset may have")
     threads: int = Field(0, ge=0, description="CPU threads a stage may use; 0 = all cores")
+    run_id: str = Field(
+        "", max_length=250, description="Of the run that a stage is part of; Airflow's task says it"
+    )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:

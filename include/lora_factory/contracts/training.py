@@ -8,7 +8,11 @@ from pydantic import Field
 
 from lora_factory.contracts.base import Contract, StageReport
 from lora_factory.contracts.evaluation import Advice
+from lora_factory.contracts.options import TrainingAction, TrainOptions
 from lora_factory.contracts.records import Domain
+
+
+StoppedBy = Literal["steps", "overfit", "collapse", "time", "request"]
 
 
 class Measurements(Contract):
@@ -39,17 +43,31 @@ class TrainPlan(Contract):
     repeats: int = Field(1, ge=1, description="Times each image is shown in an epoch")
     steps: int = Field(ge=1, description="Optimizer steps in all")
     warmup_steps: int = Field(ge=0)
-    resolution: int = Field(ge=8, description="Pixels; square crop")
+    resolution: int = Field(ge=8, description="Pixels; side of a square of a bucket's area")
     caption_dropout: float = Field(0.1, ge=0, le=1)
     flip: bool = True
+    crops: int = Field(1, ge=1, le=5, description="Of each image; further ones lie in its corners")
+    tag_shuffles: int = Field(
+        0, ge=0, le=8, description="Further orders of each caption's tags after the first"
+    )
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     ema_decay: float = Field(0.98, ge=0, lt=1, description="Of the LoRA weights; 0: none")
     min_snr_gamma: float | None = Field(None, gt=0, description="Min-SNR weighting; None: none")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's, decoupled from the loss")
+    options: TrainOptions = TrainOptions()
     seed: int = 0
     measurements: Measurements
     reasons: dict[str, str] = Field(default_factory=dict, description="Field → why this value")
     advice: Advice = Field(Advice(), description="That this plan (and its dataset) follows")
+
+
+class CacheUse(Contract):
+    """What training's cache of encoded images and captions was good for; counts of items."""
+
+    found: int = Field(0, ge=0)
+    encoded: int = Field(0, ge=0)
+    damaged: int = Field(0, ge=0, description="Cut short or changed on disk; encoded anew")
+    unwritten: int = Field(0, ge=0, description="Disk or cache full; held in memory only")
 
 
 class TuneReport(StageReport):
@@ -77,6 +95,12 @@ class TrainReport(StageReport):
     validation_loss: float = Field(description="Fixed probe, weights written")
     images_per_second: float = Field(ge=0)
     peak_memory_mb: float = Field(ge=0)
-    stopped_by: Literal["steps", "overfit", "time"] = "steps"
+    buckets: dict[str, int] = Field(
+        default_factory=dict, description="width×height → training images of that shape"
+    )
+    cut_captions: int = Field(0, ge=0, description="Longer than the text encoder reads; end cut")
+    cache: CacheUse = CacheUse()
+    stopped_by: StoppedBy = "steps"
+    actions: tuple[TrainingAction, ...] = Field((), description="What it did on its own")
     checkpoints: tuple[str, ...] = ()
     advice: Advice = Field(Advice(), description="That this LoRA's data and plan followed")

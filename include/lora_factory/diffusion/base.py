@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
-    from torch.nn import Parameter
+    from torch import dtype as torch_dtype
+    from torch.nn import Module, Parameter
 
     from lora_factory.diffusion.bank import Worn
     from lora_factory.diffusion.lora_file import LoraFile
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 # Called after each denoising step with (steps done, steps in all); False cancels.
 OnStep = Callable[[int, int], bool]
-# n prompts, and each text encoder output's name → n×tokens×d or (pooled) n×d → the same, changed
-# (``guard.bias.projection``).
-TextProjection = Callable[[Sequence[str], "Mapping[str, Tensor]"], "Mapping[str, Tensor]"]
+Text: TypeAlias = "Mapping[str, Tensor]"
+"""What the text encoders say of n prompts: each output's name → n×tokens×d or (pooled) n×d."""
+# n prompts, and what the text encoders say of them → the same, changed (``guard.bias.projection``).
+TextProjection = Callable[[Sequence[str], Text], Text]
 
 
 @dataclass(frozen=True)
@@ -40,23 +42,37 @@ class DiffusionBase(Protocol):
 
     entry: BaseEntry
     device: str
+    dtype: torch_dtype
+    """Precision of the weights, and the finest that the denoiser reads a text in."""
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """n prompts (cut at the model's limit) → n×tokens×dim, float32, on ``device``."""
+    def encode_texts(self, prompts: Sequence[str]) -> Text:
+        """What each text encoder says of n prompts, float32, on ``device``.
 
-    def encode_texts(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
-        """What each text encoder says of n prompts, by the output's name.
-
-        n×tokens×dim, or n×dim for a pooled output; what a ``TextProjection`` gets.
+        A prompt is cut where its tokens no longer fit the encoder, as :meth:`generate` does.
         """
 
-    def encode_images(self, images: Sequence[Image], resolution: int) -> tuple[Tensor, Tensor]:
-        """n RGB images → mean and standard deviation of the latent posterior.
+    def overlong(self, prompts: Sequence[str]) -> list[int]:
+        """Indices of the prompts that :meth:`encode_texts` cuts."""
 
-        Images are cropped to a centred square and resized to ``resolution`` pixels.
+    def encode_images(self, images: Sequence[Image]) -> tuple[Tensor, Tensor]:
+        """n RGB images of one size → mean and standard deviation of the latent posterior.
+
+        Width and height are multiples of ``side_multiple``.
         Both tensors: n×channels×h×w, float32, on ``device``, in the denoiser's scale, so
         that ``mean + std * noise`` is a draw to train on.
         """
+
+    @property
+    def side_multiple(self) -> int:
+        """Pixels that the width and the height of a picture are multiples of."""
+
+    @property
+    def image_encoder_hash(self) -> str:
+        """Changes with anything that decides :meth:`encode_images`; bases may share it."""
+
+    @property
+    def text_encoder_hash(self) -> str:
+        """Changes with anything that decides :meth:`encode_texts`; bases may share it."""
 
     def generate(
         self,
@@ -99,6 +115,13 @@ class DiffusionBase(Protocol):
         Raises:
             ModelError: no layer matches, or the name is taken.
         """
+
+    def set_dropout(self, name: str, share: float) -> None:
+        """Drop a share of the inputs of an added adapter's layers from now on; 0: none."""
+
+    @property
+    def denoiser(self) -> Module:
+        """What :meth:`predict` runs, a diffusers model, with its added adapters."""
 
     def read_adapter(self, file: Path) -> LoraFile:
         """Read and check a LoRA file without attaching it.
@@ -157,9 +180,15 @@ class DiffusionBase(Protocol):
         ``gamma`` None: ones.
         """
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """Run the denoiser: noised latents n×c×h×w, timesteps n, text n×tokens×dim → n×c×h×w."""
+    def predict(
+        self, latents: Tensor, timesteps: Tensor, text: Text, sizes: Tensor | None = None
+    ) -> Tensor:
+        """Run the denoiser: noised latents n×c×h×w, timesteps n, n prompts' text → n×c×h×w.
 
-    @property
-    def train_timesteps(self) -> int:
-        """How many noise levels the base was trained on (timesteps are 0 … this − 1)."""
+        ``sizes``, n×6 pixels, is what the picture was cut from: original height and width, top
+        and left of the cut, height and width aimed at (SDXL's micro-conditioning; families
+        without it ignore it). None: made at that size and not cut.
+        """
+
+    def timesteps(self, fractions: Tensor) -> Tensor:
+        """n numbers in [0, 1), spread evenly → what the base calls noise levels spread so."""

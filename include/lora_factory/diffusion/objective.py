@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lora_factory.diffusion.base import DiffusionBase
+    from lora_factory.diffusion.base import DiffusionBase, Text
 
 Precision = Literal["no", "fp16", "bf16"]
 
@@ -34,25 +34,47 @@ def autocast(device: str, precision: Precision) -> AbstractContextManager[None]:
 def denoising_loss(
     base: DiffusionBase,
     latents: Tensor,
-    text: Tensor,
+    text: Text,
     noise: Tensor,
     timesteps: Tensor,
     gamma: float | None = None,
+    *,
+    sizes: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of the denoiser, one value an image (Ho et al. 2020; v: Salimans 2022).
 
     Args:
         base: the model with its active adapter.
         latents: n×c×h×w clean latents.
-        text: n×tokens×dim prompt encodings.
+        text: n prompts' encodings.
         noise: n×c×h×w standard normal.
-        timesteps: n integers in [0, ``base.train_timesteps``).
+        timesteps: n noise levels, as ``base.timesteps`` gives them.
         gamma: min-SNR γ; None: every timestep weighs the same.
+        sizes: n×6 pixels, see :meth:`DiffusionBase.predict`.
 
     Returns:
         n float32 values, ≥ 0.
     """
     noised, target = base.add_noise(latents, noise, timesteps)
-    error = (base.predict(noised, timesteps, text).float() - target.float()).square()
+    error = (base.predict(noised, timesteps, text, sizes).float() - target.float()).square()
     per_image: Tensor = error.mean(dim=(1, 2, 3)) * base.loss_weights(timesteps, gamma)
     return per_image
+
+
+def clean_latents(
+    base: DiffusionBase, noised: Tensor, predicted: Tensor, timesteps: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The clean latents that a prediction amounts to, and each one's signal-to-noise ratio.
+
+    Noised latents and target are both linear in latents and noise, whatever the family predicts
+    (epsilon, v, velocity of a flow); two equations give the two unknowns.
+    """
+    import torch
+
+    one = torch.ones((len(noised), 1, 1, 1), device=noised.device)
+    nothing = torch.zeros_like(one)
+    signal, target_signal = base.add_noise(one, nothing, timesteps)
+    noise, target_noise = base.add_noise(nothing, one, timesteps)
+    determinant = (signal * target_noise - noise * target_signal).clamp_min(1e-4)
+    clean = (target_noise * noised - noise * predicted.float()) / determinant
+    return clean, (signal / noise.clamp_min(1e-8)).square().flatten()

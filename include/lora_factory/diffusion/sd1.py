@@ -7,16 +7,20 @@ a bank beside it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_factory.diffusion.adapters import set_dropout
 from lora_factory.diffusion.bank import AdapterBank, Worn
-from lora_factory.diffusion.base import GenerationRequest, OnStep, TextProjection
+from lora_factory.diffusion.base import GenerationRequest, OnStep, Text, TextProjection
 from lora_factory.diffusion.lora_file import LoraFile, Pair, read_lora, write_lora
 from lora_factory.errors import Interrupted, ModelError
 from lora_factory.models.loaders import device as best_device
@@ -107,6 +111,7 @@ class Sd1Base:
         _check(entry, parts)
         self.entry = entry
         self.device = device
+        self.dtype = parts.unet.dtype
         self._parts = parts
         self._prediction = parts.scheduler.config.prediction_type
         # The folder's scheduler samples; its noise schedule trains, through DDPM's formulas.
@@ -134,7 +139,7 @@ class Sd1Base:
 
     # -- encoding
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+    def encode_texts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         import torch
 
@@ -150,28 +155,40 @@ class Sd1Base:
                     return_tensors="pt",
                 )
                 found.append(encoder(tokens.input_ids.to(self.device))[0].float())
-        return torch.cat(found).clone()
+        return {TEXT_ENCODER: torch.cat(found).clone()}
 
-    def encode_texts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def overlong(self, prompts: Sequence[str]) -> list[int]:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
-        return {TEXT_ENCODER: self.encode_prompts(prompts)}
+        tokenizer = self._parts.tokenizer
+        tokens = tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+        return [row for row, ids in enumerate(tokens) if len(ids) > tokenizer.model_max_length]
 
-    def encode_images(self, images: Sequence[Image], resolution: int) -> tuple[Tensor, Tensor]:
+    @property
+    def side_multiple(self) -> int:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        return _side(self._parts)
+
+    @cached_property
+    def image_encoder_hash(self) -> str:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        return _fingerprint(self._parts.vae)
+
+    @cached_property
+    def text_encoder_hash(self) -> str:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        return _fingerprint(self._parts.text_encoder, repr(self._parts.tokenizer.get_vocab()))
+
+    def encode_images(self, images: Sequence[Image]) -> tuple[Tensor, Tensor]:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         import numpy as np
         import torch
-        from PIL import Image as PilImage
-        from PIL import ImageOps
 
         vae = self._parts.vae
         means, stds = [], []
         with torch.inference_mode():
             for start in range(0, len(images), ENCODE_BATCH):
-                square = [
-                    ImageOps.fit(image, (resolution, resolution), PilImage.Resampling.LANCZOS)
-                    for image in images[start : start + ENCODE_BATCH]
-                ]
-                pixels = torch.from_numpy(np.stack([np.asarray(image) for image in square]))
+                part = [np.asarray(image) for image in images[start : start + ENCODE_BATCH]]
+                pixels = torch.from_numpy(np.stack(part))
                 pixels = pixels.to(self.device).permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1.0
                 posterior = vae.encode(pixels).latent_dist
                 shift = vae.config.shift_factor or 0.0
@@ -234,7 +251,7 @@ class Sd1Base:
         changed = projection(prompts, self.encode_texts(prompts))
         return {
             "prompt_embeds": changed[TEXT_ENCODER],
-            "negative_prompt_embeds": self.encode_prompts(negative),
+            "negative_prompt_embeds": self.encode_texts(negative)[TEXT_ENCODER],
         }
 
     # -- adapters
@@ -263,6 +280,15 @@ class Sd1Base:
         for weight in weights:  # trained in full precision whatever the base's
             weight.data = weight.data.float()
         return weights
+
+    def set_dropout(self, name: str, share: float) -> None:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        set_dropout(self._parts.unet, name, share)
+
+    @property
+    def denoiser(self) -> Any:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        return self._parts.unet
 
     def read_adapter(self, file: Path) -> LoraFile:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
@@ -355,10 +381,9 @@ class Sd1Base:
 
     # -- training
 
-    @property
-    def train_timesteps(self) -> int:
+    def timesteps(self, fractions: Tensor) -> Tensor:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
-        return int(self._schedule.config.num_train_timesteps)
+        return (fractions * self._schedule.config.num_train_timesteps).long()
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
@@ -379,11 +404,17 @@ class Sd1Base:
         capped = torch.minimum(kept, gamma * (1.0 - kept))
         return capped / kept.clamp_min(1e-8) if self._prediction == "epsilon" else capped
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def predict(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: Text,
+        sizes: Tensor | None = None,  # noqa: ARG002 - SDXL's
+    ) -> Tensor:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         dtype = self._parts.unet.dtype
         made: Tensor = self._parts.unet(
-            latents.to(dtype), timesteps, text.to(dtype), return_dict=False
+            latents.to(dtype), timesteps, text[TEXT_ENCODER].to(dtype), return_dict=False
         )[0]
         return made
 
@@ -418,13 +449,35 @@ def _several_adapters() -> Iterator[None]:
         yield
 
 
+def _side(parts: Parts) -> int:
+    """Pixels that VAE and UNet halve as often as they do."""
+    halvings = (len(part.config.block_out_channels) - 1 for part in (parts.vae, parts.unet))
+    return int(2 ** sum(halvings))
+
+
+def _fingerprint(module: Any, *more: str) -> str:
+    """sha256 of a model's weights and configuration, wherever they were loaded from."""
+    import torch
+
+    config = (
+        {k: v for k, v in module.config.to_dict().items() if not k.startswith("_")}
+        if hasattr(module.config, "to_dict")
+        else {k: v for k, v in module.config.items() if not k.startswith("_")}
+    )
+    digest = hashlib.sha256(json.dumps([config, more], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
 def _check(entry: BaseEntry, parts: Parts) -> None:
     """Refuse a base whose components don't fit each other."""
     unet, scheduler = parts.unet.config, parts.scheduler.config
     width = parts.text_encoder.config.hidden_size
     channels = parts.vae.config.latent_channels
-    side = 2 ** (len(parts.vae.config.block_out_channels) - 1)
-    side *= 2 ** (len(unet.block_out_channels) - 1)
+    side = _side(parts)
     problem = ""
     if unet.cross_attention_dim != width:
         problem = f"UNet expects text {unet.cross_attention_dim} wide, its encoder gives {width}"

@@ -158,16 +158,16 @@ def _time_steps(
 
     generator = torch.Generator().manual_seed(0)
     size = base.entry.resolution
-    latents, _ = base.encode_images([Image.new("RGB", (size, size))], size)
+    latents, _ = base.encode_images([Image.new("RGB", (size, size))])
     latents = latents.expand(batch, -1, -1, -1)
-    text = base.encode_prompts([""]).expand(batch, -1, -1)
+    text = base.encode_texts([""] * batch)
     parameters = base.add_adapter("timing", rank, float(rank), targets)
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
     seconds = []
     for _ in range(1 + TIMED_STEPS):
         started = time.perf_counter()
         noise = torch.randn(latents.shape, generator=generator).to(base.device)
-        steps = torch.randint(0, base.train_timesteps, (batch,), generator=generator)
+        steps = base.timesteps(torch.rand(batch, generator=generator))
         with autocast(base.device, best_precision(base.device)):
             losses = denoising_loss(base, latents, text, noise, steps.to(base.device))
         losses.mean().backward()

@@ -77,8 +77,8 @@ def train_lora(dataset: Path, file: Path, steps: int = 45) -> None:
     for record in records:
         with Image.open(dataset / "train" / record.file_name) as image:
             images.append(image.convert("RGB"))
-    mean, std = base.encode_images(images, 64)
-    text = base.encode_prompts([record.text for record in records])
+    mean, std = base.encode_images(images)
+    (text,) = base.encode_texts([record.text for record in records]).values()
     weights = base.add_adapter("fresh", 8, 8, entry.targets)
     optimizer = torch.optim.AdamW(weights, lr=2e-3)
     dice = torch.Generator().manual_seed(0)
@@ -88,7 +88,7 @@ def train_lora(dataset: Path, file: Path, steps: int = 45) -> None:
         latents = mean[pick] + std[pick] * torch.randn(mean[pick].shape, generator=dice)
         times = ((torch.arange(12) + torch.rand(12, generator=dice)) / 12 * 999).long()
         noised, target = base.add_noise(latents, torch.randn(latents.shape, generator=dice), times)
-        loss = (base.predict(noised, times, text[pick]) - target).square().mean()
+        loss = (base.predict(noised, times, {"text_encoder": text[pick]}) - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)

@@ -72,11 +72,12 @@ def test_generation_counts_its_steps_and_can_be_cancelled(base: DiffusionBase) -
 
 
 def test_prompts_and_images_are_encoded_in_the_shapes_promised(base: DiffusionBase) -> None:
-    text = base.encode_prompts(["cat", "a " * 200])
+    (text,) = base.encode_texts(["cat", "a " * 200]).values()
     assert text.shape == (2, 32, 192)
-    images = [Image.new("RGB", (100, 70), "white"), Image.new("RGB", (64, 64), "red")]
-    mean, std = base.encode_images(images, 64)
-    assert mean.shape == std.shape == (2, 8, 16, 16)
+    assert base.overlong(["cat", "a " * 200, "a " * 30, "a " * 31]) == [1, 3]
+    images = [Image.new("RGB", (80, 48), "white"), Image.new("RGB", (80, 48), "red")]
+    mean, std = base.encode_images(images)
+    assert mean.shape == std.shape == (2, 8, 12, 20)
     assert mean.dtype == torch.float32
     assert bool((std > 0).all())
     assert bool(mean.isfinite().all())
@@ -135,7 +136,7 @@ def test_plain_diffusers_loads_the_file_at_the_same_strength(
     trained(base, rank=4, alpha=1.0)  # strength 0.25, a quarter of what a bare file would give
     latents = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(1))
     steps = torch.tensor([200, 800])
-    text = base.encode_prompts(["cat", "tree"])
+    text = base.encode_texts(["cat", "tree"])
     with torch.no_grad():
         ours = base.predict(latents, steps, text)
         base.save_adapter("a", tmp_path / "x.safetensors", {})
@@ -143,7 +144,7 @@ def test_plain_diffusers_loads_the_file_at_the_same_strength(
         bare = base.predict(latents, steps, text)
         pipeline = StableDiffusionPipeline.from_pretrained(ASSETS / "emoji-base")
         pipeline.load_lora_weights(tmp_path, weight_name="x.safetensors")
-        theirs = pipeline.unet(latents, steps, text).sample
+        theirs = pipeline.unet(latents, steps, text["text_encoder"]).sample
     assert (ours - bare).abs().max() > 0.02
     assert (ours - theirs).abs().max() < 1e-3
 
@@ -234,7 +235,7 @@ def test_an_epsilon_base_trains_on_noise(tmp_path: Path) -> None:
 def test_mixed_precision_stays_close_and_gradients_are_float32(base: DiffusionBase) -> None:
     parameters = base.add_adapter("a", 4, 4.0, TARGETS)
     latents, noise = torch.randn(2, 4, 8, 16, 16, generator=torch.Generator().manual_seed(1))
-    text, steps = base.encode_prompts(["cat"] * 4), torch.tensor([10, 300, 600, 900])
+    text, steps = base.encode_texts(["cat"] * 4), torch.tensor([10, 300, 600, 900])
     exact = denoising_loss(base, latents, text, noise, steps)
     with autocast("cpu", "bf16"):
         close = denoising_loss(base, latents, text, noise, steps)

@@ -11,20 +11,23 @@ import torch
 
 from lora_factory.diffusion.base import DiffusionBase
 from lora_factory.train.checkpoint import load_checkpoint, save_checkpoint
-from lora_factory.train.data import Split
+from lora_factory.train.data import Bucket, Shape, Split
 from lora_factory.train.loop import lr_factor
 from lora_factory.train.monitor import TrainingMonitor
 from lora_factory.train.plot import plot_losses, smooth
-from lora_factory.train.sampling import Sampler, probe_batch, split_batch
+from lora_factory.train.sampling import Sampler, probe_batches, split_batch
 from lora_factory.train.snapshots import snapshot_steps
 from training_data import make_plan, read_rows
 
 
 def random_split(n: int = 6) -> Split:
     draw = torch.Generator().manual_seed(0)
-    mean, std = torch.randn(2, 2, n, 8, 16, 16, generator=draw).unbind(0)
-    text = torch.randn(n, 32, 192, generator=draw)
-    return Split(mean, std.abs(), text, tuple(f"{i}.png" for i in range(n)))
+    mean, std = torch.randn(2, 1, 2, n, 8, 16, 16, generator=draw).unbind(0)
+    text = {"text_encoder": torch.randn(1, n, 32, 192, generator=draw)}
+    sizes = torch.tensor([64, 64, 0, 0, 64, 64]).expand(1, 2, n, 6)
+    bucket = Bucket(Shape(64, 64), tuple(range(n)), mean, std.abs(), sizes)
+    empty = {"text_encoder": torch.zeros(1, 32, 192)}
+    return Split((bucket,), text, empty, tuple(f"{i}.png" for i in range(n)))
 
 
 def test_a_step_draws_the_same_whenever_it_is_asked_for(base: DiffusionBase) -> None:
@@ -34,8 +37,9 @@ def test_a_step_draws_the_same_whenever_it_is_asked_for(base: DiffusionBase) -> 
     for step in range(5):
         two.batch(step)
     again = two.batch(5)
-    for name in ("latents", "text", "noise", "timesteps"):
+    for name in ("latents", "noise", "timesteps", "sizes"):
         assert torch.equal(getattr(late, name), getattr(again, name))
+    assert torch.equal(late.text["text_encoder"], again.text["text_encoder"])
     assert late.indices == again.indices
     assert len(late.indices) == 8
     other = Sampler(make_plan(batch_size=4, gradient_accumulation=2, seed=1), split, base).batch(5)
@@ -56,14 +60,14 @@ def test_timesteps_are_stratified(base: DiffusionBase) -> None:
 
 def test_captions_are_dropped_and_images_mirrored_as_often_as_asked(base: DiffusionBase) -> None:
     split = random_split(4)
-    empty = base.encode_prompts([""])[0]
+    (bucket,) = split.buckets
 
     def shares(**changes: object) -> tuple[float, float]:
         sampler = Sampler(make_plan(batch_size=100, **changes), split, base)
         batch = sampler.batch(0)
-        dropped = [torch.equal(row, empty) for row in batch.text]
-        upright = split.mean[0, batch.indices]
-        near = (batch.latents - upright).abs().mean(dim=(1, 2, 3)) < split.std.mean()
+        dropped = [not row.any() for row in batch.text["text_encoder"]]
+        upright = bucket.mean[0, 0, batch.indices]
+        near = (batch.latents - upright).abs().mean(dim=(1, 2, 3)) < bucket.std.mean()
         return sum(dropped) / 100, 1 - near.float().mean().item()
 
     assert shares(caption_dropout=0.0, flip=False) == (0.0, pytest.approx(0.0, abs=1e-6))
@@ -74,7 +78,7 @@ def test_captions_are_dropped_and_images_mirrored_as_often_as_asked(base: Diffus
 
 
 def test_probes_are_fixed_and_parts_add_up(base: DiffusionBase) -> None:
-    first, second = probe_batch(random_split(3), base), probe_batch(random_split(5), base)
+    (first,), (second,) = (probe_batches(random_split(n), base) for n in (3, 5))
     assert torch.equal(first.timesteps, second.timesteps)
     assert torch.equal(first.noise, second.noise)
     assert len(first.indices) == 32
