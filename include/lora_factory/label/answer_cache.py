@@ -32,7 +32,10 @@ class AnswerCache:
         self._schema = schema
 
     def get(self, image: str, question: str) -> Answer | None:
-        """The answer to this question about the image with this sha256."""
+        """The answer to this question about the image with this sha256.
+
+        A question of a model that sees need not have the page's words in it.
+        """
         file = self._file(image, question)
         try:
             return self._schema.model_validate_json(file.read_bytes())

@@ -40,7 +40,7 @@ DOWN_AFTER = 5
 """So many pictures in a row without an answer, each tried several times: the endpoint is down."""
 SIDE = 512
 """Longer side of a picture as it is sent, pixels."""
-UNCOUNTED = 3000
+UNCOUNTED = 5000
 """Tokens that a request counts for where the endpoint tells none: instructions, schema, picture."""
 STOP_POLL = 0.2
 """Seconds between looks at the stop flag."""
@@ -129,6 +129,8 @@ class LlmLabeler:
         self._budget = Budget(settings.llm_max_tokens, settings.llm_max_usd)
         self._pace = Pace(settings.llm_per_minute)
         self._progress = Progress("label: ask", len(records), "images")
+        # What a model sees of a picture is the same on every page; blind, it knows the words alone.
+        self._shared = question("", "", topics) if self.entry.vision else ""
         version = prompt_version(self.taxonomy, vision=self.entry.vision)
         where = settings.scratch.expanduser() / "answers"
         self._cache = AnswerCache(where, (model.name, version), schema)
@@ -178,7 +180,8 @@ class LlmLabeler:
             self._progress.advance(note=f"{self._budget.tokens} tokens")
 
     async def _label(self, agent: Any, at: int, record: CleanRecord, asked: str) -> None:
-        known = self._cache.get(record.sha256, asked)
+        cached = self._shared or asked
+        known = self._cache.get(record.sha256, cached)
         if known is not None and self._path_of(known) is not None:
             self._cached += 1
             self._answers[at] = known
@@ -203,7 +206,7 @@ class LlmLabeler:
         if answer is not None:
             self._silent = 0
             self._answers[at] = answer
-            self._cache.put(record.sha256, asked, answer)
+            self._cache.put(record.sha256, cached, answer)
 
     def _end(self, why: str) -> None:
         self._ended = why

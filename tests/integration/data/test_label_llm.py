@@ -108,6 +108,17 @@ def test_answers_are_shared_between_runs_and_asked_anew_when_damaged(tmp_path: P
         assert ask(tmp_path, server, ["dog"]).use.cached == 0
 
 
+def test_a_picture_that_was_seen_is_not_paid_again_for_another_pages_words(tmp_path: Path) -> None:
+    """As in an increment, whose old items come back with their subject alone."""
+    with llm_server() as server:
+        ask(tmp_path, server, ["Icon of a dog."])
+        assert ask(tmp_path, server, ["dog"]).use.cached == 1
+        blind = {"vision": False}
+        ask(tmp_path, server, ["Icon of a dog."], entry=blind)
+        assert ask(tmp_path, server, ["dog"], entry=blind).use.cached == 0
+    assert len(server.asked) == 3
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -158,6 +169,21 @@ def test_a_429_waits_as_long_as_it_says(tmp_path: Path) -> None:
     assert server.times[1] - server.times[0] >= 0.95
 
 
+@pytest.mark.parametrize(
+    "dead", [Reply("slow down", 429), Reply(cut=True), Reply(after=0.4)], ids=["429", "cut", "slow"]
+)
+def test_what_never_ends_ends_the_stage_and_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead: Reply
+) -> None:
+    monkeypatch.setattr("lora_factory.models.llm.RETRIES", 0)
+    with (
+        llm_server(lambda *_: dead) as server,
+        pytest.raises(ServiceUnavailable, match=r"gives no labels .*try again later"),
+    ):
+        ask(tmp_path, server, ["one"] * 9, llm_concurrency=1, llm_timeout=0.2)
+    assert len(server.asked) == 5
+
+
 @pytest.mark.parametrize("broken", [Reply("oops", 500), Reply(cut=True), Reply(after=1.0)])
 def test_broken_and_slow_answers_are_asked_for_again(tmp_path: Path, broken: Reply) -> None:
     def reply(number: int, _body: dict[str, Any]) -> Reply:
@@ -190,7 +216,7 @@ def test_one_dead_question_is_counted_and_a_dead_endpoint_ends_it(
 def test_a_wrong_key_or_model_ends_it_at_once(tmp_path: Path, status: int) -> None:
     with (
         llm_server(lambda *_: Reply("sk-very-secret is wrong", status)) as server,
-        pytest.raises(ConfigurationError, match="gives no labels") as caught,
+        pytest.raises(ConfigurationError, match=r"gives no labels") as caught,
     ):
         ask(tmp_path, server, ["one"] * 20, llm_concurrency=1)
     assert "secret" not in str(caught.value)
@@ -219,9 +245,9 @@ def test_a_budget_stops_it_and_the_rest_is_counted(tmp_path: Path, limit: dict[s
 
 def test_an_endpoint_that_counts_no_tokens_is_not_free(tmp_path: Path) -> None:
     with llm_server(lambda *_: Reply(tokens=(0, 0))) as server:
-        found = ask(tmp_path, server, ["dog"] * 6, llm_max_tokens=10_000)
+        found = ask(tmp_path, server, ["dog"] * 6, llm_max_tokens=17_000)
     assert found.use.fallback == {"budget": 3}
-    assert found.use.input_tokens == 9000
+    assert found.use.input_tokens == 15_000
 
 
 def test_an_empty_account_stops_it(tmp_path: Path) -> None:
