@@ -30,6 +30,7 @@ class CheckedImage:
     file_name: str
     width: int
     height: int
+    perceptual_hash: str
 
 
 class ImageChecker:
@@ -47,13 +48,14 @@ class ImageChecker:
         if len(data) > MAX_BYTES:
             raise Dropped(reason="too_large", detail=f"{len(data)} bytes, at most {MAX_BYTES}")
         try:
-            width, height = self._decoder.measure(data)
+            found = self._decoder.measure(data)
         except ImageRejected as err:
             raise Dropped(reason=err.reason, detail=str(err)) from err
-        if min(width, height) < MIN_SIDE:
-            raise Dropped(reason="too_small", detail=f"{width}×{height} pixels")
+        if min(found.width, found.height) < MIN_SIDE:
+            raise Dropped(reason="too_small", detail=f"{found.width}×{found.height} pixels")
         digest = hashlib.sha256(data).hexdigest()
-        return CheckedImage(data, digest, f"images/{digest}.{sniff(data)}", width, height)
+        name = f"images/{digest}.{sniff(data)}"
+        return CheckedImage(data, digest, name, found.width, found.height, found.hash)
 
     def close(self) -> None:
         """No more images are checked."""

@@ -13,24 +13,18 @@ from protego import Protego
 from scrapy import Request
 from scrapy.exceptions import IgnoreRequest
 from scrapy.http.request import NO_CALLBACK
-from scrapy.resolver import CachingHostnameResolver
-from twisted.internet.interfaces import IResolutionReceiver
-from zope.interface import implementer
 
 from lora_factory.crawl import signals
+from lora_factory.crawl.client import REFUSED_NAMES, host_rules
 from lora_factory.crawl.hosts import HostRules
 from lora_factory.crawl.optout import product_token
 from lora_factory.crawl.signals import Rule
 
 log = logging.getLogger(__name__)
 
-HOSTS = "LORA_FACTORY_HOSTS"  # Scrapy setting: Settings.crawl_hosts
-PUBLIC = "LORA_FACTORY_PUBLIC"  # Settings.crawl_public
-DELAY = "LORA_FACTORY_DELAY"  # Settings.crawl_delay
+DELAY = "LORA_FACTORY_DELAY"  # Scrapy setting: Settings.crawl_delay
 ROBOTS_BYTES = 500 * 1024  # RFC 9309, 2.5: at least this much is read
 OFFICIAL = {"delay": 1.0, "jitter": 0.0, "concurrency": 1}
-REFUSED_NAMES: dict[str, str] = {}
-"""Name → an address of it that was refused; of this process, which crawls once."""
 POLITE = 2
 """Connections at a time to a host that isn't the operator's own."""
 OWN_CONCURRENCY = 8
@@ -39,17 +33,15 @@ POLITENESS = "politeness"
 """Key of a request's meta: host → (delay in seconds, connections at a time)."""
 
 
-def host_rules(settings: Any) -> HostRules:
-    """Rules of the deployment, from Scrapy's settings."""
-    return HostRules(settings.getlist(HOSTS), public=settings.getbool(PUBLIC))
-
-
 class Refused(IgnoreRequest):  # type: ignore[misc]
-    """A request isn't sent; ``reason`` is the code for the audit."""
+    """A request isn't sent, or its answer not read; ``reason`` is the code for the audit.
 
-    def __init__(self, *, reason: str, detail: str) -> None:
+    ``asked``: the host got to see the request.
+    """
+
+    def __init__(self, *, reason: str, detail: str, asked: bool = False) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.asked = reason, detail, asked
 
 
 class HostGuard:
@@ -70,55 +62,6 @@ class HostGuard:
                 reason="host_not_allowed",
                 detail=f"{urlsplit(request.url).netloc} is neither public nor listed",
             )
-
-
-class GuardedResolver(CachingHostnameResolver):  # type: ignore[misc]
-    """Passes on only addresses that may be connected to, IPv4 and IPv6, whoever asks.
-
-    This is where a connection's address is decided, so it holds for redirects, robots.txt and
-    names whose address changes between two looks (rebinding) alike.
-    """
-
-    rules: HostRules
-
-    @classmethod
-    def from_crawler(cls, crawler: Any, reactor: Any) -> Self:
-        """Built by Scrapy."""
-        resolver: Self = super().from_crawler(crawler, reactor)
-        resolver.rules = host_rules(crawler.settings)
-        return resolver
-
-    def resolveHostName(  # noqa: N802 - Twisted's name
-        self,
-        resolutionReceiver: Any,  # noqa: N803
-        hostName: str,  # noqa: N803
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """Resolve; addresses that are refused never reach the receiver."""
-        receiver = _Sieve(resolutionReceiver, hostName, self.rules)
-        return super().resolveHostName(receiver, hostName, *args, **kwargs)
-
-
-@implementer(IResolutionReceiver)
-class _Sieve:
-    """An address receiver that drops what the rules refuse."""
-
-    def __init__(self, receiver: Any, name: str, rules: HostRules) -> None:
-        self._receiver, self._name, self._rules = receiver, name, rules
-
-    def resolutionBegan(self, resolution: Any) -> None:  # noqa: N802 - Twisted's name
-        self._receiver.resolutionBegan(resolution)
-
-    def addressResolved(self, address: Any) -> None:  # noqa: N802
-        if self._rules.allows_address(self._name, address.host):
-            self._receiver.addressResolved(address)
-        else:
-            REFUSED_NAMES[self._name.lower()] = str(address.host)
-            log.warning("%s resolves to %s, which is not public", self._name, address.host)
-
-    def resolutionComplete(self) -> None:  # noqa: N802
-        self._receiver.resolutionComplete()
 
 
 @dataclass(frozen=True)

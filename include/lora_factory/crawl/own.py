@@ -141,6 +141,7 @@ class Taker:
             licence_evidence=f"{self._shelf.kind} {self._shelf.name} of the deployment",
             width=image.width,
             height=image.height,
+            perceptual_hash=image.perceptual_hash,
         )
         return KeptImage(record=record, size=len(image.data))
 

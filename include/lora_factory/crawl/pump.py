@@ -26,6 +26,9 @@ from lora_factory.store.workarea import WorkArea
 log = logging.getLogger(__name__)
 
 WINDOW = 16  # requests of a kind that are under way
+OPEN = 2 * WINDOW  # leases of a kind without an outcome: what comes in waits to be looked at
+STEP = 4  # leases that are worth asking for while others are under way
+BEHIND = 256  # outcomes that wait to be written, after which none are asked for
 GROUP = 64  # outcomes of a chunk
 GATHER = 1.0  # seconds that an outcome waits for others
 POLL = 0.2  # seconds between two looks at a frontier that had nothing
@@ -76,13 +79,14 @@ class Pump:
         self.error: FactoryError | None = None
         self._area = area
         self._under_way: Counter[Kind] = Counter()
+        self._open: Counter[Kind] = Counter()
         self._held: dict[str, Lease] = {}
         self._freed: dict[str, bool] = {}
         self._waiting: list[tuple[Settled, Outcome]] = []
         self._oldest = 0.0
         self._chunks = 0
         self._sent = Recent(RECENT)
-        self._moved = asyncio.Event()  # something came back
+        self._moved = {kind: asyncio.Event() for kind in KINDS}  # something came back
         self._over = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._committing = asyncio.Lock()
@@ -105,12 +109,12 @@ class Pump:
             for work in (self._commits(), self._beats(), self._tells())
         ]
 
-    async def leases(self) -> AsyncIterator[Lease]:
-        """Tasks to fetch now, until there are none left in the crawl."""
+    async def leases(self, kind: Kind) -> AsyncIterator[Lease]:
+        """Tasks of a kind to fetch now, until there are none left in the crawl."""
         while self.error is None and not self._closed:
-            self._moved.clear()
+            self._moved[kind].clear()
             try:
-                got = [lease for kind in KINDS for lease in await self._ask(kind)]
+                got = await self._ask(kind)
                 if not got and not self._held and await self.frontier.finished():
                     return
             except FactoryError as err:
@@ -120,23 +124,29 @@ class Pump:
                 yield lease
             if not got:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._moved.wait(), POLL)
+                    await asyncio.wait_for(self._moved[kind].wait(), POLL)
 
     async def _ask(self, kind: Kind) -> list[Lease]:
-        room = WINDOW - self._under_way[kind]
-        if room <= 0:
+        under_way = self._under_way[kind]
+        room = min(WINDOW - under_way, OPEN - self._open[kind])
+        if room < (STEP if under_way else 1) or len(self._waiting) >= BEHIND:
             return []
         freed, self._freed = self._freed, {}
         got = await self.frontier.lease(self.worker, kind, room, freed)
         self._held |= {lease.token: lease for lease in got}
         self._under_way[kind] += len(got)
+        self._open[kind] += len(got)
         return got
+
+    def _wake(self) -> None:
+        for event in self._moved.values():
+            event.set()
 
     def fetched(self, lease: Lease, *, asked: bool = True) -> None:
         """The request of a lease is over; ``asked``: its host got to see it."""
         self._under_way[lease.task.kind] -= 1
         self._freed[lease.token] = asked
-        self._moved.set()
+        self._wake()
 
     def settle(self, lease: Lease, outcome: Outcome) -> None:
         """What came of a lease, after :meth:`fetched`."""
@@ -149,8 +159,9 @@ class Pump:
             self._oldest = time.monotonic()
         settled = Settled(token=lease.token, counts=outcome.counts, reason=outcome.reason)
         self._waiting.append((settled, outcome))
+        self._open[lease.task.kind] -= 1
         self._settled[lease.task.kind] += 1
-        self._moved.set()
+        self._wake()
 
     def count_error(self) -> None:
         """Count a request that failed."""
@@ -159,7 +170,7 @@ class Pump:
     def fail(self, error: FactoryError) -> None:
         """The frontier or the store is gone: this worker's part ends with ``error``."""
         self.error = self.error or error
-        self._moved.set()
+        self._wake()
 
     async def close(self) -> None:
         """Write and settle what is there, give the rest back. Once; later calls do nothing."""
@@ -226,7 +237,7 @@ class Pump:
             await self.frontier.add(found)
             for outcome in outcomes:
                 outcome.found = []
-            self._moved.set()
+            self._wake()
 
     async def _commit(self) -> None:
         async with self._committing:
@@ -239,7 +250,7 @@ class Pump:
             for settled, _ in group:
                 self._held.pop(settled.token, None)
                 self._freed.pop(settled.token, None)
-            self._moved.set()
+            self._wake()
 
     async def _write(self, chunk: bytes) -> None:
         if not chunk:

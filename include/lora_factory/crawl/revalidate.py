@@ -28,6 +28,8 @@ from lora_factory.crawl.visits import FILE, Visit
 log = logging.getLogger(__name__)
 
 SETTING = "LORA_FACTORY_PREVIOUS"  # Scrapy setting: folder of the earlier artifact, and an index
+UNCHANGED = "unchanged"
+"""Flag of a response that is an earlier answer."""
 MAX_PAGE = 4 * 1024 * 1024  # bytes: more was never fetched
 
 
@@ -142,7 +144,7 @@ class Revalidate:
         kind = responsetypes.from_args(headers=headers, url=response.url, body=body)
         return kind(
             url=response.url, status=200, headers=headers, body=body, request=request,
-            flags=["unchanged"],
+            flags=[UNCHANGED],
         )  # fmt: skip
 
 

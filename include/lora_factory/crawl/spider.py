@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 
 import scrapy
 from scrapy import exceptions
-from scrapy.http import HtmlResponse, Response
+from scrapy.http import Headers, HtmlResponse, Response
 from scrapy.spidermiddlewares.httperror import HttpError
 
 from lora_factory.contracts.expansion import Expansion
 from lora_factory.contracts.records import AuditRecord, RawRecord
 from lora_factory.contracts.specs import CrawlRequest
 from lora_factory.crawl import optout, quality, signals
+from lora_factory.crawl.client import BEFORE_BODY, fetch
 from lora_factory.crawl.extract import ImageRef, Page, Unparsable, parse_page
 from lora_factory.crawl.hosts import HostRules
 from lora_factory.crawl.images import MAX_BYTES, Dropped, ImageChecker
@@ -30,6 +31,7 @@ from lora_factory.crawl.licences import refusal
 from lora_factory.crawl.links import LinkScorer, canonical_url, looks_endless
 from lora_factory.crawl.middlewares import POLITENESS, Refused
 from lora_factory.crawl.pump import Outcome, Pump, Recent
+from lora_factory.crawl.revalidate import UNCHANGED
 from lora_factory.crawl.sources.base import Source, Unreadable
 from lora_factory.crawl.tasks import (
     ImageTask,
@@ -49,12 +51,6 @@ log = logging.getLogger(__name__)
 REMEMBERED = 20_000  # hosts, and links whose verdict was written
 PAGE_BYTES = 4 * 1024 * 1024
 GONE = frozenset({404, 410})
-NOT_FETCHED = frozenset({
-    "robots_disallowed",
-    "host_not_allowed",
-    "opt_out",
-    "rate_limited",
-})  # cost nothing of max_pages
 FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.DownloadTimeoutError, "timeout"),
     (exceptions.DownloadCancelledError, "too_large"),
@@ -91,19 +87,28 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         self.scorer = LinkScorer(job.spec.topics, job.spec.min_relevance, job.expansion.weights())
         self.told: dict[str, tuple[float, int]] = {}  # hosts whose politeness the frontier knows
         self.refused = Recent(REMEMBERED)  # links whose verdict was written
+        self.fetching: set[asyncio.Task[None]] = set()  # images
 
     async def start(self) -> AsyncIterator[Any]:
         """Queue what the source begins with; then ask for whatever the frontier hands out."""
         await self.job.pump.open(*self._seeds())
-        async for lease in self.job.pump.leases():
+        images = asyncio.ensure_future(self._fetch_images())
+        async for lease in self.job.pump.leases("page"):
             yield self._request(lease)
+        await images
 
     async def closed(self, reason: str) -> None:  # noqa: ARG002 - Scrapy's
-        """Called by Scrapy once no request is under way."""
+        """Called by Scrapy once no page is under way."""
+        for task in self.fetching:
+            task.cancel()
+        await asyncio.gather(*self.fetching, return_exceptions=True)
         await self.job.pump.close()
 
     async def parse(self, response: Response, lease: Lease, task: PageTask) -> None:
         """Judge a page; what it links to and shows is queued."""
+        if error := await self._reserved_before(response):
+            await self._not_had(response.request, error)
+            return
         await self._fetched(response.meta, lease)
         outcome = Outcome(counts=True)
         if task.seed:
@@ -121,32 +126,60 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
             _drop(outcome, dropped("page", task.url, "internal_error", repr(err)))
         self.job.pump.settle(lease, outcome)
 
-    async def parse_image(self, response: Response, lease: Lease, task: ImageTask) -> None:
+    async def failed(self, failure: Any) -> None:
+        """A page could not be had."""
+        await self._not_had(failure.request, failure.value)
+
+    async def _fetch_images(self) -> None:
+        """Fetch whatever images the frontier hands out, several at a time."""
+        async for lease in self.job.pump.leases("image"):
+            task = asyncio.ensure_future(self._fetch_image(lease))
+            self.fetching.add(task)
+            task.add_done_callback(self.fetching.discard)
+        if self.fetching:
+            await asyncio.wait(self.fetching)
+
+    async def _fetch_image(self, lease: Lease) -> None:
+        request = self._request(lease)
+        try:
+            try:
+                response = await fetch(self.crawler.engine, request)
+                error: Exception | None = await self._reserved_before(response)
+            except Exception as err:
+                # As Scrapy does for pages: whatever a request ends with is told by its kind.
+                error = err
+            if error is not None:
+                await self._not_had(request, error)
+            else:
+                await self._look_at(response, lease)
+        except FactoryError as err:
+            self.job.pump.fail(err)  # the lease runs out, and somebody else gets it
+
+    async def _look_at(self, response: Response, lease: Lease) -> None:
         """Check, store and record an image."""
         await self._fetched(response.meta, lease)
-        outcome = Outcome()
+        outcome, task = Outcome(), lease.task
         try:
-            await self._take(response, task, outcome)
-        except FactoryError as err:
-            self.job.pump.fail(err)
-            return
+            if isinstance(task, ImageTask):
+                await self._take(response, task, outcome)
+        except FactoryError:
+            raise
         except Exception as err:
-            # As above, for images.
+            # As for pages.
             log.exception("image %s", task.url)
             _drop(outcome, dropped("image", task.url, "internal_error", repr(err)))
         self.job.pump.settle(lease, outcome)
 
-    async def failed(self, failure: Any) -> None:
+    async def _not_had(self, request: scrapy.Request, error: BaseException) -> None:
         """A page or image could not be had."""
-        request = failure.request
         lease: Lease = request.cb_kwargs["lease"]
         task = lease.task
-        reason, detail = explain(failure.value)
-        asked = not isinstance(failure.value, Refused)
+        reason, detail = explain(error)
+        asked = not isinstance(error, Refused) or error.asked
         await self._fetched(request.meta, lease, asked=asked)
-        if asked:
+        if not isinstance(error, Refused):
             self.job.pump.count_error()
-        outcome = Outcome(counts=task.kind == "page" and reason not in NOT_FETCHED)
+        outcome = Outcome(counts=task.kind == "page" and asked)
         _drop(outcome, dropped(task.kind, task.url, reason, detail))
         if isinstance(task, PageTask) and task.seed:
             outcome.entries.append(SeedAnswer(url=task.url, cause=f"{reason}, {detail}"))
@@ -168,7 +201,7 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         return tasks, entries
 
     async def _fetched(self, meta: dict[str, Any], lease: Lease, *, asked: bool = True) -> None:
-        """The request is over; tell the frontier what politeness its hosts are owed."""
+        """A request is over; tell the frontier what politeness its hosts are owed."""
         for host, owed in meta.get(POLITENESS, {}).items():
             if self.told.get(host) != owed:
                 if len(self.told) >= REMEMBERED:
@@ -186,16 +219,35 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         if isinstance(task, PageTask) and task.listing:
             meta["official"] = self.job.source.official
             headers = self.job.source.headers
+        else:
+            meta[BEFORE_BODY] = self._check_head
         # Not filtered by Scrapy: a redirect that it drops silently would never be settled here.
         return scrapy.Request(
             task.url,
-            callback=self.parse if page else self.parse_image,
+            callback=self.parse,
             errback=self.failed,
             cb_kwargs={"lease": lease, "task": task},
             headers=headers,
             meta=meta,
             dont_filter=True,
         )
+
+    async def _check_head(self, request: scrapy.Request, headers: Headers) -> None:
+        """Raise :class:`Refused` where the head of an answer reserves what would follow."""
+        refused = optout.NO_PAGE if request.cb_kwargs["task"].kind == "page" else optout.NO_IMAGE
+        found = refused & self._directives(headers)
+        evidence = ", ".join(sorted(found))
+        if evidence := evidence or await reservation(headers, request):
+            raise Refused(reason="opt_out", detail=evidence, asked=True)
+
+    async def _reserved_before(self, response: Response) -> Refused | None:
+        """What the head of an earlier answer reserves, where it has not changed since."""
+        if UNCHANGED in response.flags and BEFORE_BODY in response.meta:
+            try:
+                await self._check_head(response.request, response.headers)
+            except Refused as err:
+                return err
+        return None
 
     async def _visit(self, response: Response, task: PageTask, outcome: Outcome) -> None:
         url = canonical_url(response.url) or task.url
@@ -212,11 +264,13 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         except Unparsable as err:
             _drop(outcome, dropped("page", task.url, "unparsable", str(err)))
             return
-        rules = self._directives(response) | optout.meta_directives(page.metas, self.job.token)
+        rules = self._directives(response.headers) | optout.meta_directives(
+            page.metas, self.job.token
+        )
         if refused := rules & optout.NO_PAGE:
             _drop(outcome, dropped("page", task.url, "opt_out", ", ".join(sorted(refused))))
             return
-        evidence = signals.meta_refusal(page.metas) or await reservation(response, url, page.rsl)
+        evidence = signals.meta_refusal(page.metas) or await licensed(page.rsl, response.request)
         if evidence:
             _drop(outcome, dropped("page", task.url, "opt_out", evidence))
             return
@@ -322,12 +376,6 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
 
     async def _take(self, response: Response, task: ImageTask, outcome: Outcome) -> None:
         ref, shown = task.ref, task.shown
-        if refused := self._directives(response) & optout.NO_IMAGE:
-            _drop(outcome, dropped("image", ref.url, "opt_out", ", ".join(sorted(refused))))
-            return
-        if evidence := await reservation(response, response.url):
-            _drop(outcome, dropped("image", ref.url, "opt_out", evidence))
-            return
         try:
             image = await asyncio.to_thread(self.job.checker.check, response.body)
         except Dropped as verdict:
@@ -357,11 +405,12 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
             licence_evidence=ref.licence.evidence,
             width=image.width,
             height=image.height,
+            perceptual_hash=image.perceptual_hash,
         )
         outcome.entries.append(KeptImage(record=record, size=len(image.data)))
 
-    def _directives(self, response: Response) -> frozenset[str]:
-        values = (v.decode("latin-1") for v in response.headers.getlist("X-Robots-Tag"))
+    def _directives(self, headers: Headers) -> frozenset[str]:
+        values = (v.decode("latin-1") for v in headers.getlist("X-Robots-Tag"))
         return optout.header_directives(values, self.job.token)
 
 
@@ -375,17 +424,21 @@ def _clipped(scores: dict[str, float]) -> dict[str, float]:
     return {topic: min(1.0, max(0.0, score)) for topic, score in scores.items()}
 
 
-async def reservation(response: Response, url: str, rsl: Iterable[str] = ()) -> str:
-    """Evidence that what came is reserved against training, by its headers or RSL licences."""
-    headers = {
+async def reservation(headers: Headers, request: scrapy.Request) -> str:
+    """Evidence in an answer's headers that it is reserved against training; else empty."""
+    named = {
         name.decode("latin-1").lower(): [value.decode("latin-1") for value in values]
-        for name, values in response.headers.items()
+        for name, values in headers.items()
     }
-    if evidence := signals.header_refusal(headers):
-        return evidence
-    path = urlsplit(url).path or "/"
-    for licence in {*rsl, *signals.rsl_links(headers, url)}:
-        rules = await response.meta["site_reader"].licence(licence)
+    evidence = signals.header_refusal(named)
+    return evidence or await licensed(signals.rsl_links(named, request.url), request)
+
+
+async def licensed(licences: Iterable[str], request: scrapy.Request) -> str:
+    """Evidence in RSL licences that what was asked for is reserved; else empty."""
+    path = urlsplit(request.url).path or "/"
+    for licence in dict.fromkeys(licences):
+        rules = await request.meta["site_reader"].licence(licence)
         if evidence := signals.refusal(path, rules):
             return evidence
     return ""

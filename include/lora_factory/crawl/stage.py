@@ -21,7 +21,7 @@ from lora_factory.crawl.plan import expand_topics, read_plan
 from lora_factory.crawl.report import CrawlReport
 
 KIND: Kind = "raw"
-VERSION = 4
+VERSION = 5
 SPEC = CrawlSpec
 
 

@@ -274,10 +274,16 @@ def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
             f"{room}.middlewares.SiteRulesMiddleware": 100,
             f"{room}.backoff.BackOff": 560,  # sees answers before Scrapy's retries do
             f"{room}.revalidate.Revalidate": 595,  # a 304 has nothing to decompress
+            # Of use to nobody here, and asked for every request.
+            "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware": None,
+            "scrapy.downloadermiddlewares.httpauth.HttpAuthMiddleware": None,
+            "scrapy.downloadermiddlewares.stats.DownloaderStats": None,
         },
         PREVIOUS: previous_setting(ctx),
-        "TWISTED_DNS_RESOLVER": f"{room}.middlewares.GuardedResolver",
-        "DOWNLOAD_HANDLERS": dict.fromkeys(("data", "file", "ftp", "s3")),
+        "DOWNLOAD_HANDLERS": {
+            **dict.fromkeys(("http", "https"), f"{room}.client.Client"),
+            **dict.fromkeys(("data", "file", "ftp", "s3")),
+        },
         "EXTENSIONS": {
             "scrapy.extensions.telnet.TelnetConsole": None,
             "scrapy.extensions.remote_control.RemoteControl": None,
@@ -287,7 +293,6 @@ def scrapy_settings(settings: Settings, ctx: StageContext) -> dict[str, Any]:
         "HTTPPROXY_ENABLED": False,  # a proxy would resolve names elsewhere
         "COOKIES_ENABLED": False,
         "METAREFRESH_ENABLED": False,
-        "DOWNLOAD_VERIFY_CERTIFICATES": True,
         "DOWNLOAD_TIMEOUT": settings.crawl_timeout,
         "DOWNLOAD_MAXSIZE": MAX_BYTES,
         "DOWNLOAD_WARNSIZE": 0,

@@ -27,7 +27,7 @@ from lora_factory.crawl.status import Watch, announce, state
 __all__ = ["KIND", "SPEC", "VERSION", "roles", "run"]  # roles: those of the stage
 
 KIND: Kind = "crawlpart"
-VERSION = 1
+VERSION = 2
 SPEC = WorkSpec
 
 

@@ -6,7 +6,7 @@ JSON that is parsed and checked (no pickle). A child that dies, hangs or runs ou
 costs one picture, and the next one gets a new child.
 
 The protocol on its pipes: 8 bytes of length (big endian) and the bytes; back comes
-``{"width": …, "height": …}`` or ``{"reason": …, "detail": …}`` and a line feed.
+``{"width": …, "height": …, "hash": …}`` or ``{"reason": …, "detail": …}`` and a line feed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pydantic import Field, TypeAdapter
 
 from lora_factory.contracts.base import Contract
 from lora_factory.imaging.decode import ImageRejected, Reason, decode
+from lora_factory.imaging.hashes import picture_hash
 
 log = logging.getLogger(__name__)
 SECONDS = 20.0
@@ -40,6 +41,7 @@ class Measured(Contract):
 
     width: int = Field(ge=1, description="Pixels")
     height: int = Field(ge=1, description="Pixels")
+    hash: str = Field(pattern=r"^[0-9a-f]{64}$", description="``hashes.picture_hash``, on white")
 
 
 class Unusable(Contract):
@@ -65,8 +67,8 @@ class DecodingProcess:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def measure(self, data: bytes) -> tuple[int, int]:
-        """Width and height of the picture the bytes decode to, in pixels.
+    def measure(self, data: bytes) -> Measured:
+        """Size and perceptual hash of the picture the bytes decode to.
 
         Raises:
             ImageRejected: as ``decode`` says, or ``corrupt`` where the child didn't survive it.
@@ -80,7 +82,7 @@ class DecodingProcess:
                 raise ImageRejected(reason="corrupt", detail=f"decoder: {err}") from err
         if isinstance(answer, Unusable):
             raise ImageRejected(reason=answer.reason, detail=answer.detail)
-        return answer.width, answer.height
+        return answer
 
     def close(self) -> None:
         """End the child."""
@@ -134,7 +136,7 @@ def serve(incoming: IO[bytes], outgoing: IO[bytes]) -> None:
         answer: Measured | Unusable
         try:
             image = decode(data)
-            answer = Measured(width=image.width, height=image.height)
+            answer = Measured(width=image.width, height=image.height, hash=picture_hash(image))
         except ImageRejected as err:
             answer = Unusable(reason=err.reason, detail=err.detail[:200])
         except MemoryError:

@@ -210,7 +210,7 @@ def test_nothing_of_it_is_kept(fed: Fed) -> None:
     assert {r.url.lower() for r in crawl.records} <= {site.url(path).lower() for path in kept}
     stored = {path.name for path in (crawl.artifact / "images").iterdir()}
     assert stored == {record.file_name.rpartition("/")[2] for record in crawl.records}
-    assert site.cookies == []  # 999 were set
+    assert site.cookies == []  # 200 were set
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,11 @@ from typing import Any
 import pytest
 from scrapy import Request
 from scrapy.http import Response
-from scrapy.resolver import dnscache
 from scrapy.settings import Settings
-from twisted.internet.address import IPv4Address, IPv6Address
 
 from lora_factory.contracts.settings import Settings as Deployment
 from lora_factory.contracts.stage import StageContext
 from lora_factory.crawl.middlewares import (
-    GuardedResolver,
     HostGuard,
     Refused,
     SiteRulesMiddleware,
@@ -41,70 +38,6 @@ def test_guard_refuses_every_other_host() -> None:
 def test_guard_without_hosts_is_not_built() -> None:
     with pytest.raises(Exception, match="LORA_FACTORY_CRAWL_HOSTS"):
         HostGuard.from_crawler(SimpleNamespace(settings=Settings()))
-
-
-class Receiver:
-    """Collects what it is told of."""
-
-    def __init__(self) -> None:
-        self.addresses: list[str] = []
-        self.complete = False
-
-    def resolutionBegan(self, resolution: Any) -> None: ...  # noqa: N802
-
-    def addressResolved(self, address: Any) -> None:  # noqa: N802
-        self.addresses.append(address.host)
-
-    def resolutionComplete(self) -> None:  # noqa: N802
-        self.complete = True
-
-
-class Names:
-    """A name server that answers with what it is given."""
-
-    def __init__(self, *addresses: str) -> None:
-        self.addresses = addresses
-
-    def resolveHostName(self, receiver: Any, name: str, port: int = 0, *rest: Any) -> Any:  # noqa: N802
-        receiver.resolutionBegan(None)
-        for address in self.addresses:
-            kind = IPv6Address if ":" in address else IPv4Address
-            receiver.addressResolved(kind("TCP", address, port))
-        receiver.resolutionComplete()
-
-
-def resolved(name: str, *addresses: str, public: bool = True) -> list[str]:
-    """Which of the addresses a name has get through."""
-    settings = Settings(HOSTS.copy_to_dict() | {"LORA_FACTORY_PUBLIC": public})
-    crawler = SimpleNamespace(settings=settings)
-    reactor = SimpleNamespace(nameResolver=Names(*addresses))
-    resolver = GuardedResolver.from_crawler(crawler, reactor)
-    receiver = Receiver()
-    dnscache.clear()
-    resolver.resolveHostName(receiver, name, 80)
-    assert receiver.complete
-    return receiver.addresses
-
-
-def test_resolver_passes_on_public_addresses_only() -> None:
-    found = resolved(
-        "gallery.test", "127.0.0.1", "93.184.216.34", "::1", "2606:2800::1", "10.0.0.1"
-    )
-    assert found == ["93.184.216.34", "2606:2800::1"]
-
-
-def test_a_listed_name_may_be_anywhere() -> None:
-    assert resolved("gallery.example", "10.0.0.1", "93.184.216.34") == ["10.0.0.1", "93.184.216.34"]
-
-
-def test_without_the_public_web_only_listed_names_are_resolved() -> None:
-    assert resolved("gallery.test", "93.184.216.34", public=False) == []
-    assert resolved("metadata.internal", "93.184.216.34") == []
-
-
-def test_rebinding_gains_nothing_from_the_cache() -> None:
-    assert resolved("gallery.test", "93.184.216.34") == ["93.184.216.34"]
-    assert resolved("gallery.test", "127.0.0.1") == []
 
 
 class Engine:
@@ -204,9 +137,10 @@ def test_scrapys_doors_are_shut(tmp_path: Path) -> None:
     context = StageContext({}, tmp_path, tmp_path, deployment)
     settings = Settings(scrapy_settings(deployment, context))
     handlers = settings.getwithbase("DOWNLOAD_HANDLERS")
-    assert {scheme for scheme, handler in handlers.items() if handler} == {"http", "https"}
+    assert {scheme: handler for scheme, handler in handlers.items() if handler} == dict.fromkeys(
+        ("http", "https"), "lora_factory.crawl.client.Client"
+    )
     for name in ("TELNETCONSOLE_ENABLED", "REMOTE_CONTROL_ENABLED", "HTTPPROXY_ENABLED"):
         assert not settings.getbool(name)
     assert settings.getint("REDIRECT_MAX_TIMES") == 5
     assert settings.getint("DOWNLOAD_MAXSIZE") == 25 * 1024 * 1024
-    assert settings.getbool("DOWNLOAD_VERIFY_CERTIFICATES")

@@ -12,14 +12,21 @@ import pytest
 from PIL import Image
 
 from lora_factory.imaging import sandbox
-from lora_factory.imaging.decode import ImageRejected
-from lora_factory.imaging.sandbox import DecodingProcess, serve
+from lora_factory.imaging.borders import crop_bars
+from lora_factory.imaging.decode import ImageRejected, decode
+from lora_factory.imaging.hashes import perceptual_hash
+from lora_factory.imaging.quality import MEASURED_SIDE, reduced
+from lora_factory.imaging.sandbox import DecodingProcess, Measured, serve
 
 
 def png(width: int, height: int) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(out, "PNG")
     return out.getvalue()
+
+
+def size(found: Measured) -> tuple[int, int]:
+    return found.width, found.height
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +37,42 @@ def decoder() -> Iterator[DecodingProcess]:
 
 
 def test_measures_pictures_and_names_what_is_none(decoder: DecodingProcess) -> None:
-    assert decoder.measure(png(30, 20)) == (30, 20)
+    assert size(decoder.measure(png(30, 20))) == (30, 20)
     for data, reason in ((b"<html>", "not_an_image"), (png(9, 9)[:40], "corrupt")):
         with pytest.raises(ImageRejected) as refused:
             decoder.measure(data)
         assert refused.value.reason == reason
-    assert decoder.measure(png(8, 9)) == (8, 9)
+    assert size(decoder.measure(png(8, 9))) == (8, 9)
+
+
+def test_the_hash_is_the_one_sanitize_takes(decoder: DecodingProcess) -> None:
+    """Off one decoding: without letterbox bars, on white where it is transparent."""
+    photo = Image.effect_noise((400, 300), 60).convert("RGB")
+    framed = Image.new("RGB", (400, 380), "black")
+    framed.paste(photo, (0, 40))
+    glass = Image.new("RGBA", (300, 200), (0, 0, 0, 0))
+    glass.paste((200, 30, 30, 255), (60, 40, 240, 160))
+    for image in (photo, framed, glass):
+        out = io.BytesIO()
+        image.save(out, "PNG")
+        small = reduced(crop_bars(decode(out.getvalue(), ground="#ffffff")), MEASURED_SIDE)
+        assert decoder.measure(out.getvalue()).hash == perceptual_hash(small)
+    assert hash_of(decoder, photo) == hash_of(decoder, framed)
+
+
+def hash_of(decoder: DecodingProcess, image: Image.Image) -> str:
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return decoder.measure(out.getvalue()).hash
 
 
 def test_a_child_that_dies_costs_one_picture(decoder: DecodingProcess) -> None:
-    assert decoder.measure(png(5, 5)) == (5, 5)
+    assert size(decoder.measure(png(5, 5))) == (5, 5)
     assert decoder._child is not None
     os.kill(decoder._child.pid, signal.SIGKILL)
     with pytest.raises(ImageRejected, match="decoder"):
         decoder.measure(png(5, 5))
-    assert decoder.measure(png(6, 5)) == (6, 5)
+    assert size(decoder.measure(png(6, 5))) == (6, 5)
 
 
 def test_a_child_that_hangs_is_ended() -> None:
@@ -61,7 +89,7 @@ def test_memory_is_bounded() -> None:
             tight.measure(png(4000, 4000))
         assert refused.value.reason in {"too_many_pixels", "corrupt"}
         assert "memory" in str(refused.value).lower() or "decoder" in str(refused.value)
-        assert tight.measure(png(4, 4)) == (4, 4)
+        assert size(tight.measure(png(4, 4))) == (4, 4)
     finally:
         tight.close()
 
@@ -101,6 +129,6 @@ def test_one_answer_a_picture_until_the_end() -> None:
     sent = b"".join(sandbox.LENGTH.pack(len(part)) + part for part in parts)
     serve(io.BytesIO(sent + b"\x00\x00"), out)
     first, second, third = out.getvalue().splitlines()
-    assert first == b'{"width":3,"height":2}'
+    assert first.startswith(b'{"width":3,"height":2,"hash":"')
     assert b"not_an_image" in second
     assert b"corrupt" in third
