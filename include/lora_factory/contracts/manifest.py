@@ -18,6 +18,7 @@ Kind = Literal[
     "dataset",
     "plan",
     "lora",
+    "build",
     "evaluation",
     "release",
 ]

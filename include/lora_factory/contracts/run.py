@@ -16,7 +16,9 @@ STAGES = ("crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy")
 StageName = Literal["crawl", "sanitize", "label", "tune", "train", "evaluate", "deploy"]
 PHASES = ("crawl.plan", "crawl.work", "sanitize.shard")
 """Parts of stages that run as tasks of their own: ``crawl.work`` is ``lora_factory.crawl.work``."""
-RUNNABLE = (*STAGES, *PHASES)
+ASIDE = ("optimise",)
+"""Stages that no run needs: made of what a run has made."""
+RUNNABLE = (*STAGES, *PHASES, *ASIDE)
 MAX_ATTEMPTS = 3
 MORE_EPOCHS = 2  # article, section 5.1: run(epochs=epochs+2)
 

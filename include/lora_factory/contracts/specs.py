@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, StringConstraints
 
 from lora_factory.contracts.base import StageSpec
 from lora_factory.contracts.expansion import ExpansionSpec
+from lora_factory.contracts.optimise import Step
 from lora_factory.contracts.records import Domain
 
 Topic = Annotated[
@@ -20,10 +21,10 @@ Topic = Annotated[
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
-Source = Literal["web", "urls", "sitemap", "openverse", "wikimedia", "folder", "bucket"]
 Target = Literal["local", "hub", "aws-lambda"]
 """Where a LoRA that passed goes; what each needs is the deployment's configuration."""
 
+Source = Literal["web", "urls", "sitemap", "openverse", "wikimedia", "folder", "bucket"]
 SEEDED: tuple[Source, ...] = ("web", "urls", "sitemap")
 """Sources that begin with the seeds."""
 OWN: tuple[Source, ...] = ("folder", "bucket")
@@ -192,6 +193,21 @@ class TrainSpec(StageSpec):
         pattern=r"^(checkpoints/)?[A-Za-z0-9_-]+\.safetensors$",
         description="Its file to go on from",
     )
+
+
+class OptimiseSpec(StageSpec):
+    """lora + its evaluation → build: the LoRA smaller or faster, by one step."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("lora", "evaluation")
+
+    lora: str
+    evaluation: str
+    step: Step
+    energy: float = Field(
+        0.9, gt=0, le=1, description="truncate: share of each layer's change that stays"
+    )
+    pictures: int = Field(8, ge=1, le=100, description="Drawn before and after, to compare")
+    steps: int = Field(20, ge=1, le=100, description="Denoising steps of each")
 
 
 class EvaluateSpec(StageSpec):

@@ -167,6 +167,28 @@ class DiffusionBase(Protocol):
     def drop_adapter(self, name: str) -> None:
         """Detach an adapter and free its memory; unknown names are ignored."""
 
+    def load_build(self, name: str, folder: Path) -> None:
+        """Load a build (``diffusion.builds``), to be used as an adapter of strength 1 is.
+
+        Raises:
+            ModelError: it is damaged, of another base or machine, or the name is taken.
+            ConfigurationError: what runs it isn't installed.
+        """
+
+    def fused_denoiser(self, name: str) -> Module:
+        """A copy of the denoiser with a loaded adapter in its weights, and nothing beside them.
+
+        Raises:
+            ModelError: no such adapter.
+        """
+
+    def denoiser_example(self) -> dict[str, Tensor]:
+        """What the denoiser takes for two samples, by name (``builds.named_inputs``)."""
+
+    @property
+    def denoiser_bytes(self) -> int:
+        """Of the denoiser's weights."""
+
     def save_adapter(self, name: str, file: Path, metadata: dict[str, str]) -> None:
         """Write a file that plain diffusers loads at the same strength (see ``lora_file``)."""
 

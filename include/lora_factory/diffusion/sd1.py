@@ -21,6 +21,13 @@ from typing import TYPE_CHECKING, Any
 from lora_factory.diffusion.adapters import set_dropout
 from lora_factory.diffusion.bank import AdapterBank, Worn
 from lora_factory.diffusion.base import GenerationRequest, OnStep, Text, TextProjection
+from lora_factory.diffusion.builds import (
+    StandIn,
+    named_inputs,
+    open_engine,
+    plain_copy,
+    read_build,
+)
 from lora_factory.diffusion.lora_file import LoraFile, Pair, read_lora, write_lora
 from lora_factory.errors import Interrupted, ModelError
 from lora_factory.models.loaders import device as best_device
@@ -29,7 +36,7 @@ from lora_factory.models.loaders import pretrained
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
-    from torch.nn import Parameter
+    from torch.nn import Module, Parameter
 
     from lora_factory.models.profiles import BaseEntry
 
@@ -135,6 +142,7 @@ class Sd1Base:
         )
         self._pipeline.set_progress_bar_config(disable=True)
         self._trained: set[str] = set()
+        self._builds: dict[str, StandIn] = {}
         self._active: tuple[str | None, float] = (None, 1.0)
 
     # -- encoding
@@ -322,8 +330,14 @@ class Sd1Base:
     def use_adapter(self, name: str | None, strength: float = 1.0) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         unet = self._parts.unet
-        if name in self._trained:
-            self._bank.wear([])
+        if name in self._builds:
+            if strength != 1.0:
+                msg = f"build {name!r} has its LoRA in its weights: ask for strength 1"
+                raise ModelError(msg)
+            self._wear([])
+            self._pipeline.unet = self._builds[name]
+        elif name in self._trained:
+            self._wear([])
             unet.enable_lora()
             unet.set_adapters([name], [strength])
         else:
@@ -333,6 +347,7 @@ class Sd1Base:
     def _wear(self, rows: Sequence[Worn | None]) -> None:
         self._bank.wear(rows)
         self._parts.unet.disable_lora()
+        self._pipeline.unet = self._parts.unet
 
     def fuse_adapter(self, name: str, strength: float = 1.0) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
@@ -343,9 +358,45 @@ class Sd1Base:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         self._bank.unfuse()
 
+    # -- builds
+
+    def load_build(self, name: str, folder: Path) -> None:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        info = read_build(folder, self.entry)
+        if info.form == "lora":
+            self.load_adapter(name, folder / info.file)
+            return
+        self._claim(name)
+        engine = open_engine(folder, info, self._parts.unet, self.device)
+        self._builds[name] = StandIn(self._parts.unet, engine)
+
+    def fused_denoiser(self, name: str) -> Module:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        self.fuse_adapter(name)
+        try:
+            return plain_copy(self._parts.unet)
+        finally:
+            self.unfuse_adapter()
+
+    def denoiser_example(self) -> dict[str, Tensor]:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        import torch
+
+        config = self._parts.unet.config
+        side = self.entry.resolution // self._pipeline.vae_scale_factor
+        latents = torch.zeros(2, config.in_channels, side, side)
+        texts = self.encode_texts(["", ""])[TEXT_ENCODER]
+        return named_inputs(latents.to(self.device, self.dtype), 500, texts.to(self.dtype))
+
+    @property
+    def denoiser_bytes(self) -> int:
+        """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
+        return sum(weight.nbytes for weight in self._parts.unet.state_dict().values())
+
     def drop_adapter(self, name: str) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         self._bank.drop(name)
+        self._builds.pop(name, None)
         if name in self._trained:
             with _several_adapters():
                 self._parts.unet.delete_adapters(name)
@@ -421,7 +472,8 @@ class Sd1Base:
     # -- inside
 
     def _claim(self, name: str) -> None:
-        if name in self._trained or name in self._bank or not name or "." in name:
+        taken = name in self._trained or name in self._bank or name in self._builds
+        if taken or not name or "." in name:
             msg = f"adapter name {name!r} is taken or unusable (no dots); drop it or choose another"
             raise ModelError(msg)
 

@@ -19,6 +19,7 @@ from pydantic import Field
 from lora_factory.contracts.base import Contract
 from lora_factory.contracts.evaluation import HardGate
 from lora_factory.diffusion.families import load_base
+from lora_factory.diffusion.trained import base_of, trained_report
 from lora_factory.errors import SpecError
 from lora_factory.evaluate import gates, metrics
 from lora_factory.evaluate.calibration import constants_of, find_calibration
@@ -35,7 +36,6 @@ from lora_factory.evaluate.html import GATES, METRICS, SHOWN, render
 from lora_factory.evaluate.pairs import Adapter, Painter
 from lora_factory.evaluate.prompts import split_prompts, with_trigger
 from lora_factory.evaluate.statistics import interval, resample, with_estimate
-from lora_factory.evaluate.trained import base_of, trained_report
 from lora_factory.guard.output import output_guard
 from lora_factory.models.loaders import image_text_scorer, limit_threads
 from lora_factory.models.profiles import load_profile
@@ -184,8 +184,6 @@ def compare(
         _draw(studio, base, adapter, its.trigger)
         for adapter, its in zip(adapters, trained, strict=True)
     )
-    differences = _differences(studio, a, b)
-    winner, words = judge(differences[-1], a.gates, b.gates)
     sides = [
         Contestant(
             lora=lora.uri,
@@ -200,10 +198,21 @@ def compare(
             loras, checkpoints, adapters, trained, (a, b), strict=True
         )
     ]
-    report = ComparisonReport(
-        base=entry.name,
+    report = _report(studio, dataset.uri, sides, _differences(studio, a, b))
+    _write(ctx, report, _rows(studio, a, b, base.images))
+    return report
+
+
+def _report(
+    studio: Studio, dataset: str, sides: Sequence[Contestant], differences: tuple[Difference, ...]
+) -> ComparisonReport:
+    """Both sides and their differences → what is told."""
+    spec = studio.painter.spec
+    winner, words = judge(differences[-1], sides[0].gates, sides[1].gates)
+    return ComparisonReport(
+        base=studio.painter.base.entry.name,
         scorer=studio.scorer.name,
-        dataset=dataset.uri,
+        dataset=dataset,
         a=sides[0],
         b=sides[1],
         differences=differences,
@@ -215,8 +224,6 @@ def compare(
         guidance=spec.guidance,
         calibrated=studio.calibrated,
     )
-    _write(ctx, report, _rows(studio, a, b, base.images))
-    return report
 
 
 def one_base(

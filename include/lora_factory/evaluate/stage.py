@@ -32,7 +32,9 @@ from typing import TYPE_CHECKING
 
 from lora_factory.contracts.base import Counts
 from lora_factory.contracts.evaluation import (
+    Advice,
     Calibration,
+    Candidate,
     EvaluationReport,
     HardGate,
     Metric,
@@ -42,6 +44,7 @@ from lora_factory.contracts.evaluation import (
 from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.specs import EvaluateSpec
 from lora_factory.diffusion.families import load_base
+from lora_factory.diffusion.trained import base_of, trained_report
 from lora_factory.errors import ArtifactError, ModelError, SpecError
 from lora_factory.evaluate import gates
 from lora_factory.evaluate.advice import advise, best_share
@@ -53,7 +56,7 @@ from lora_factory.evaluate.card import (
     data_statistics,
     generate_lora_card,
 )
-from lora_factory.evaluate.copyright import attack
+from lora_factory.evaluate.copyright import Attack, attack
 from lora_factory.evaluate.data import load_style
 from lora_factory.evaluate.evaluator import NAMES, Evaluation, LoRAEvaluator, Rival
 from lora_factory.evaluate.grid import draw_notice
@@ -61,7 +64,7 @@ from lora_factory.evaluate.html import ReportPictures, verdict_in_words
 from lora_factory.evaluate.items import advise_items, copied_items
 from lora_factory.evaluate.pairs import Adapter, Painter
 from lora_factory.evaluate.settings import recommend_settings
-from lora_factory.evaluate.trained import base_of, trained_report
+from lora_factory.evaluate.verdict import BLIND, calibration_notes, verdict_of, zero_note
 from lora_factory.evaluate.write import (
     drift_of,
     grid_of,
@@ -81,21 +84,22 @@ from lora_factory.models.profiles import load_profile
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from lora_factory.contracts.ethics import BiasAudit
     from lora_factory.contracts.settings import Settings
     from lora_factory.contracts.stage import LocalArtifact, StageContext
     from lora_factory.contracts.training import TrainReport
     from lora_factory.diffusion.base import DiffusionBase
     from lora_factory.evaluate.data import StyleData
+    from lora_factory.guard.protected import ProtectedIndex
     from lora_factory.models.profiles import BaseEntry, Profile
     from lora_factory.models.roles import ImageTextScorer
 
 log = logging.getLogger(__name__)
 KIND: Kind = "evaluation"
-VERSION = 3
+VERSION = 4
 SPEC = EvaluateSpec
 SCORER = "image_text_scorer"
 LORA_FILE = "lora.safetensors"
-BLIND = "alignment does not count: whether pictures show their subjects is only in a gate"
 MAX_BYTES = 4 * 2**30
 """Of pictures held at once."""
 
@@ -110,6 +114,19 @@ class Opened:
     adapters: dict[str, Adapter]
     """File → adapter; the LoRA's own file first."""
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was drawn and measured with the chosen file."""
+
+    chosen: str
+    candidates: tuple[Candidate, ...]
+    bias: BiasAudit
+    repeats: Attack
+    settings: RecommendedSettings | None
+    xyz: Image | None
+    found: Evaluation
 
 
 def roles(spec: EvaluateSpec) -> tuple[str, ...]:  # noqa: ARG001  (part of the stage's shape)
@@ -160,33 +177,52 @@ def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
         output_guard(profile, ctx.settings, protected=False),
         picture_judges(profile),
     )
+    looked = _look(evaluator, opened, profile, protected)
+    opening = (gate, gates.keys_used(""))
+    found = replace(looked.found, gates=(*opening, *looked.found.gates))
+    report = _judge(opened, replace(looked, found=found), evaluator, calibration)
+    ethics = audit(_subject(ctx, opened, report), looked.bias, looked.repeats.checks)
+    report = report.model_copy(update={"ethics": ethics})
+    _write(ctx, report, opened, evaluator, looked)
+    return report
+
+
+def _look(
+    evaluator: LoRAEvaluator,
+    opened: Opened,
+    profile: Profile,
+    protected: ProtectedIndex | None,
+) -> Looked:
+    """Choose a file, draw with it, and measure all there is to measure.
+
+    Timing comes last: it fuses the adapter into the base (see ``run_evaluation``).
+    """
+    painter, ctx = evaluator.painter, evaluator.painter.ctx
     chosen, candidates = evaluator.choose(opened.adapters)
-    evaluator.draw(opened.adapters[chosen])
-    bias = audit_bias(evaluator.painter, opened.adapters[chosen], scorer, evaluator.data.info)
+    adapter = opened.adapters[chosen]
+    evaluator.draw(adapter)
+    bias = audit_bias(painter, adapter, evaluator.scorer, evaluator.data.info)
     repeats = attack(evaluator, protected, ctx.settings.protected_policy)
     settings, xyz = _try_out(evaluator, opened, chosen)
-    rival, closed = _rival(profile, ctx, evaluator.painter, opened.entry)
+    rival, closed = _rival(profile, ctx, painter, opened.entry)
     found = evaluator.run_evaluation(rival)
-    closed = (*found.gates, *repeats.gates(), *closed)
-    found = replace(found, gates=(gate, gates.keys_used(""), *closed))
-    report = _judge(opened, chosen, evaluator, found, calibration)
-    ethics = audit(_subject(ctx, opened, report), bias, repeats.checks)
-    data = data_statistics(ctx.inputs["dataset"].path)
-    report = report.model_copy(
-        update={
-            "checkpoint": chosen,
-            "candidates": candidates,
-            "ethics": ethics,
-            "settings": settings,
-            "data": data,
-        }
-    )
+    found = replace(found, gates=(*found.gates, *repeats.gates(), *closed))
+    return Looked(chosen, candidates, bias, repeats, settings, xyz, found)
+
+
+def _write(
+    ctx: StageContext,
+    report: EvaluationReport,
+    opened: Opened,
+    evaluator: LoRAEvaluator,
+    looked: Looked,
+) -> None:
+    """Every file of the artifact."""
     write_pictures(ctx.out, evaluator)
-    repeats.write(ctx.out, evaluator.guard)
-    pictures = ReportPictures(rows_of(evaluator), drift_of(evaluator), xyz)
+    looked.repeats.write(ctx.out, evaluator.guard)
+    pictures = ReportPictures(rows_of(evaluator), drift_of(evaluator), looked.xyz)
     write_report(ctx.out, report, grid_of(pictures.rows, report), pictures)
     _write_card(ctx, report, opened, evaluator)
-    return report
 
 
 def _open(
@@ -279,17 +315,11 @@ def _try_out(
 
 
 def _judge(
-    opened: Opened,
-    chosen: str,
-    evaluator: LoRAEvaluator,
-    found: Evaluation,
-    calibration: Calibration | None,
+    opened: Opened, looked: Looked, evaluator: LoRAEvaluator, calibration: Calibration | None
 ) -> EvaluationReport:
-    """Scores and gates → verdict and advice."""
-    spec, splits, data = evaluator.spec, evaluator.splits, evaluator.data
-    closed = {gate.name: gate for gate in found.gates}
+    """Scores and gates → verdict and advice; all of the report but the ethics part."""
+    spec, splits, found = evaluator.spec, evaluator.splits, looked.found
     verdict = verdict_of(found, spec.threshold, calibration)
-    scores: dict[str, float | None] = {m.name: m.score for m in found.metrics if m.counted}
     dropped = {"blocked_prompt": splits.blocked, "prompt_not_made": splits.lacking}
     dropped = {reason: count for reason, count in dropped.items() if count}
     count = (len(splits.report) // spec.seeds) + len(splits.choose)
@@ -301,30 +331,38 @@ def _judge(
         threshold=spec.threshold,
         metrics=found.metrics,
         gates=found.gates,
-        advice=advise(
-            scores,
-            closed,
-            verdict != "fail",
-            items=advise_items(data, evaluator.scorer) if verdict == "fail" else (),
-            copied=copied_items(evaluator.nearest, [r.sha256 for r in data.records]),
-            best_share=best_share(chosen, opened.trained),
-            followed=opened.trained.advice,
-        ),
+        advice=_advice(opened, looked, evaluator, verdict),
         prompts=tuple(dict.fromkeys(prompt.text for prompt in splits.report)),
         trigger=opened.trained.trigger,
         base=opened.trained.base,
         scorer=evaluator.scorer.name,
+        checkpoint=looked.chosen,
+        candidates=looked.candidates,
         choosing_prompts=tuple(prompt.text for prompt in splits.choose),
         drift_prompts=tuple(prompt.text for prompt in splits.drift),
         seeds=spec.seeds,
         calibration=note_of(calibration),
         incumbent=found.comparison,
-        notes=(
-            *_notes(calibration),
-            *([BLIND] if scores.get("alignment") is None else []),
-            *opened.notes,
-            *([data.note] if data.note else []),
-        ),
+        notes=_notes(found, evaluator, opened, calibration),
+        settings=looked.settings,
+        data=data_statistics(evaluator.painter.ctx.inputs["dataset"].path),
+    )
+
+
+def _advice(opened: Opened, looked: Looked, evaluator: LoRAEvaluator, verdict: Verdict) -> Advice:
+    """What the next attempt should change."""
+    followed, data = opened.trained.advice, evaluator.data
+    items = advise_items(data, evaluator.scorer) if verdict == "fail" else ()
+    # The theme that stands in for a caption taken away says nothing of the picture either.
+    silenced = {one.sha256 for one in followed.items if one.do == "recaption" and not one.text}
+    return advise(
+        {metric.name: metric.score for metric in looked.found.metrics if metric.counted},
+        {gate.name: gate for gate in looked.found.gates},
+        verdict != "fail",
+        items=[one for one in items if one.sha256 not in silenced or one.reason == "off_style"],
+        copied=copied_items(evaluator.nearest, [record.sha256 for record in data.records]),
+        best_share=best_share(looked.chosen, opened.trained),
+        followed=followed,
     )
 
 
@@ -344,26 +382,22 @@ def _subject(ctx: StageContext, opened: Opened, report: EvaluationReport) -> Sub
     )
 
 
-def verdict_of(found: Evaluation, threshold: float, calibration: Calibration | None) -> Verdict:
-    """The rule at the top of this module."""
-    if not all(gate.passed for gate in found.gates) or found.overall_low < threshold:
-        return "fail"
-    return "needs_person" if calibration is None else "pass"
-
-
-def _notes(calibration: Calibration | None) -> tuple[str, ...]:
-    people = "not calibrated on people's judgement"
-    if calibration is None:
-        return (
-            f"the scores' constants are defaults, calibrated on nothing with this scorer and "
-            f"base, and {people}",
-        )
-    return (
-        f"the scores' constants are fitted on {', '.join(calibration.fitted_on)}; on other styles "
-        f"({', '.join(calibration.reported_on)}) the overall score tells {calibration.good} sound "
-        f"from {calibration.sabotaged} sabotaged LoRAs with AUC {calibration.auc:.3f}; {people}",
-        *([calibration.note] if calibration.note else []),
-    )
+def _notes(
+    found: Evaluation,
+    evaluator: LoRAEvaluator,
+    opened: Opened,
+    calibration: Calibration | None,
+) -> tuple[str, ...]:
+    """What a reader must know of the figures."""
+    counted = {one.name: one.score for one in found.metrics if one.counted}
+    said = [
+        *calibration_notes(calibration),
+        zero_note({name: score for name, score in counted.items() if score is not None}),
+        BLIND if counted.get("alignment") is None else "",
+        *opened.notes,
+        evaluator.data.note,
+    ]
+    return tuple(note for note in said if note)
 
 
 def _refuse(

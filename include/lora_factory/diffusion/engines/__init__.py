@@ -1,0 +1,1 @@
+"""What can run a denoiser in place of eager torch; see ``diffusion.builds``."""

@@ -1,0 +1,1 @@
+"""Optimise: a LoRA that passed, smaller or faster; evaluate judges the build again."""
