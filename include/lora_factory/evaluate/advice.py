@@ -72,6 +72,12 @@ class Findings:
         return "" if score is None or score >= LOW else f"{score:.2f}"
 
     @property
+    def weak(self) -> str:
+        """``fidelity 0.41``, else ``typicality 0.00`` where that is low, else empty."""
+        names = [name for name in ("fidelity", "typicality") if self.low(name)]
+        return f"{names[0]} {self.low(names[0])}" if names else ""
+
+    @property
     def collapsed(self) -> bool:
         """Variety is lower than the style's.
 
@@ -198,16 +204,16 @@ def _too_weak(found: Findings, change: Change) -> None:
     if found.failed("effect"):
         reason = "the LoRA changes nothing: raise learning rate and rank"
         change.say(reason, learning_rate_scale=2.0, rank_scale=2.0)
-    elif value := found.low("fidelity"):
+    elif what := found.weak:
         if found.best_share >= STILL_IMPROVING:
             reason = (
-                f"fidelity {value}: the style is not learned enough and was still improving at "
+                f"{what}: the style is not learned enough and was still improving at "
                 "the end, train longer at a higher rank"
             )
             change.say(reason, rank_scale=1.5, steps_scale=1.5)
         else:
             reason = (
-                f"fidelity {value}: it was best after {found.best_share:.0%} of the steps, "
+                f"{what}: it was best after {found.best_share:.0%} of the steps, "
                 "lower the learning rate, regularise more"
             )
             change.say(reason, learning_rate_scale=0.7, weight_decay=0.1)
@@ -215,8 +221,8 @@ def _too_weak(found: Findings, change: Change) -> None:
 
 def _train_on(found: Findings, change: Change) -> None:
     """Fewer images make fewer steps: the same epochs would teach less than before."""
-    if (value := found.low("fidelity")) and found.best_share >= STILL_IMPROVING:
-        reason = f"fidelity {value}: the style is not learned enough, train longer on what is left"
+    if (what := found.weak) and found.best_share >= STILL_IMPROVING:
+        reason = f"{what}: the style is not learned enough, train longer on what is left"
         change.say(reason, steps_scale=1.5)
 
 

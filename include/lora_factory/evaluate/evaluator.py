@@ -306,6 +306,11 @@ class LoRAEvaluator:
             f"the base's share (0) to one half (1); {scale.one:.2f} scores 1"
         )
         score = metrics.scaled(raw, scale)
+        if not score[0]:
+            note = (
+                "pictures come as close to the style as real images no more often than the base's: "
+                f"it is learned too weakly for this score, see fidelity; {note}"
+            )
         return self._measured("typicality", "of real images' closeness", raw, score, note)
 
     def calculate_adherence(self) -> Measured:

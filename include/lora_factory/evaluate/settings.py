@@ -7,7 +7,7 @@ good as the best one, within a margin, is recommended. Guidance is the evaluatio
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lora_factory.contracts.evaluation import Constants
     from lora_factory.evaluate.pairs import Adapter, Painter
     from lora_factory.evaluate.prompts import EvalPrompt
+    from lora_factory.evaluate.statistics import Floats
     from lora_factory.models.roles import ImageTextScorer
 
 MARGIN = 0.03
@@ -73,15 +74,7 @@ def recommend_settings(
                 images = painter.paint(few, adapter, strength=strength, steps=steps, what=what)
                 tried = replace(known, lora=scorer.embed_images(images))
             scores = metrics.quality_scores(tried, constants)
-            trials.append(
-                SettingTrial(
-                    strength=strength,
-                    steps=steps,
-                    style=round(float(scores["fidelity"][0]), 4),
-                    alignment=round(float(scores["alignment"][0]), 4) if readable else None,
-                    seconds=seconds,
-                )
-            )
+            trials.append(_trial(strength, steps, scores, seconds, readable=readable))
     best = pick(trials)
     counted = "style and alignment" if readable else "style alone, alignment being unreadable"
     return RecommendedSettings(
@@ -95,6 +88,18 @@ def recommend_settings(
             f"fewest steps, then strength nearest 1, within {margin(trials):g} of the best "
             f"by {counted}"
         ),
+    )
+
+
+def _trial(
+    strength: float, steps: int, scores: Mapping[str, Floats], seconds: float, *, readable: bool
+) -> SettingTrial:
+    return SettingTrial(
+        strength=strength,
+        steps=steps,
+        style=round(float(scores["fidelity"][0]), 4),
+        alignment=round(float(scores["alignment"][0]), 4) if readable else None,
+        seconds=seconds,
     )
 
 

@@ -38,6 +38,12 @@ def test_low_fidelity_that_was_better_before_asks_for_less() -> None:
     assert "after 50% of the steps" in advice.reasons[0]
 
 
+def test_low_typicality_alone_is_a_style_not_learned_enough() -> None:
+    advice = advise({**GOOD, "typicality": 0.0}, {}, passed=False)
+    assert advice.steps_scale > 1
+    assert advice.reasons[0].startswith("typicality 0.00: the style is not learned enough")
+
+
 def test_the_chosen_file_tells_when_the_lora_was_best() -> None:
     trained = TrainReport(
         base="b",

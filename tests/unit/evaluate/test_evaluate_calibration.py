@@ -19,7 +19,7 @@ from lora_factory.evaluate.calibration import (
     note_of,
 )
 from lora_factory.evaluate.evaluator import Evaluation
-from lora_factory.evaluate.stage import verdict_of
+from lora_factory.evaluate.verdict import verdict_of, zero_note
 
 FITTED = Calibration(
     scorer="sha256:s",
@@ -95,3 +95,14 @@ def test_the_verdicts_rule(
     found = Evaluation((), overall, low, (HardGate(name="effect", passed=gate),), None)
     expected = "fail" if failed else "needs_person" if calibration is None else "pass"
     assert verdict_of(found, 0.85, calibration) == expected
+
+
+def test_what_a_score_of_zero_hides_is_told() -> None:
+    """A weak LoRA's typicality is 0, and so is the geometric mean: the others are told apart."""
+    note = zero_note({"fidelity": 0.81, "diversity": 0.49, "typicality": 0.0})
+    assert note == (
+        "overall is 0 because of typicality, whatever the others are: fidelity, diversity alone "
+        "make 0.63"
+    )
+    assert zero_note({"fidelity": 0.81, "typicality": 0.2}) == ""
+    assert zero_note({"fidelity": 0.0}) == ""
