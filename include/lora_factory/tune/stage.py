@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING
 
 from lora_factory.contracts.base import Counts
 from lora_factory.contracts.manifest import Kind
+from lora_factory.contracts.records import DatasetInfo
 from lora_factory.contracts.specs import TuneSpec
 from lora_factory.contracts.stage import StageContext, read_advice
 from lora_factory.contracts.training import Measurements, TrainPlan, TuneReport
 from lora_factory.diffusion.families import load_base
 from lora_factory.diffusion.objective import best_precision
+from lora_factory.errors import SpecError
 from lora_factory.models.loaders import limit_threads, text_embedder
 from lora_factory.models.profiles import BaseEntry, load_profile
+from lora_factory.models.tokenizers import known_to, load_tokenizer
 from lora_factory.tune.measure import DatasetMeasures, StepCost, measure_dataset, measure_step
 from lora_factory.tune.tuner import LoRATuner
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lora_factory.diffusion.base import DiffusionBase
 
 log = logging.getLogger(__name__)
@@ -39,7 +44,7 @@ def run(spec: TuneSpec, ctx: StageContext) -> TuneReport:
     """Measure, recommend, write ``plan.json``.
 
     Raises:
-        SpecError: the profile has no such base.
+        SpecError: the profile has no such base, or that base knows the trigger word.
         ModelError: the base is missing or wrongly shaped.
         ArtifactError: the dataset or the advice can't be read.
     """
@@ -47,6 +52,7 @@ def run(spec: TuneSpec, ctx: StageContext) -> TuneReport:
     profile = load_profile(spec.profile, ctx.settings)
     dataset = measure_dataset(ctx.inputs["dataset"].path, text_embedder(profile))
     entry = profile.base(spec.base, dataset.domain)
+    check_trigger(ctx.inputs["dataset"].path, entry)
     tuner = LoRATuner(dataset, entry, read_advice(ctx))
     base = load_base(entry)
     ctx.check_stop()
@@ -61,6 +67,23 @@ def run(spec: TuneSpec, ctx: StageContext) -> TuneReport:
         plan=plan,
         followed_advice=tuple(tuner.followed),
     )
+
+
+def check_trigger(dataset: Path, entry: BaseEntry) -> None:
+    """Refuse a trigger word that this base knows.
+
+    Labelling asked the bases of its own profile; the dataset may come from another.
+
+    Raises:
+        SpecError: the word is one token of the base.
+    """
+    word = DatasetInfo.model_validate_json((dataset / "dataset.json").read_bytes()).trigger
+    if known_to(word, {entry.name: load_tokenizer(entry)}) is not None:
+        msg = (
+            f"trigger {word!r} of the dataset is a single token of base {entry.name!r}, which "
+            "already means something by it; label again with this profile, or choose another base"
+        )
+        raise SpecError(msg)
 
 
 def recommend_config(spec: TuneSpec, tuner: LoRATuner, base: DiffusionBase) -> TrainPlan:

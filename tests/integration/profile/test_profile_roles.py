@@ -14,7 +14,8 @@ from lora_factory.commands import profile as command
 from lora_factory.contracts.settings import Settings
 from lora_factory.diffusion.base import GenerationRequest
 from lora_factory.diffusion.families import load_base
-from lora_factory.errors import ModelError
+from lora_factory.errors import ModelError, SpecError
+from lora_factory.label.trigger import check_trigger, load_tokenizers
 from lora_factory.models import loaders
 from lora_factory.models.captioners import captioner
 from lora_factory.models.content_filters import content_filter
@@ -55,6 +56,15 @@ def test_all_roles_and_bases_work_without_a_network(pulled: Site) -> None:
     assert image.size == (64, 64)
     with pytest.raises(ModelError, match="unknown family 'sdxl'; this version knows: sd1"):
         load_base(profile.base("xl", "art"))
+
+
+def test_a_trigger_word_is_checked_against_every_base(pulled: Site) -> None:
+    profile = pulled.profile()
+    tokenizers = load_tokenizers(profile)
+    assert set(tokenizers) == set(profile.bases) == {"sd15", "waifu", "xl"}
+    check_trigger("zuvok", tokenizers, set())
+    with pytest.raises(SpecError, match="'dog' is a single token of base 'sd15'"):
+        check_trigger("dog", tokenizers, set())
 
 
 def test_an_xl_base_is_pulled_whole(pulled: Site) -> None:

@@ -75,6 +75,13 @@ class OneToken:
         return [text]
 
 
+def test_one_base_of_several_that_knows_the_word_is_enough(
+    tokenizers: dict[str, Tokenizer],
+) -> None:
+    with pytest.raises(SpecError, match="'zuvok' is a single token of base 'odd'"):
+        check_trigger("zuvok", {**tokenizers, "odd": OneToken()}, set())
+
+
 def test_a_tokenizer_that_knows_everything_ends_the_search() -> None:
     with pytest.raises(ConfigurationError, match="no free trigger"):
         make_trigger(["icons"], ["a"], {"odd": OneToken()}, set())
