@@ -211,12 +211,13 @@ class OptimiseSpec(StageSpec):
 
 
 class EvaluateSpec(StageSpec):
-    """lora + dataset → evaluation."""
+    """lora + dataset → evaluation; with a build of the LoRA, the build is drawn with."""
 
-    inputs: ClassVar[tuple[str, ...]] = ("lora", "dataset", "incumbent")
+    inputs: ClassVar[tuple[str, ...]] = ("lora", "dataset", "incumbent", "build")
 
     lora: str
     dataset: str
+    build: str | None = Field(None, description="Build of the LoRA to judge in its place")
     incumbent: str | None = Field(None, description="Deployed LoRA that this one must beat")
     incumbent_checkpoint: str = Field(
         "lora.safetensors",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import dtype as torch_dtype
     from torch.nn import Module, Parameter
 
+    from lora_factory.contracts.optimise import BuildInfo
     from lora_factory.diffusion.bank import Worn
     from lora_factory.diffusion.lora_file import LoraFile
     from lora_factory.models.profiles import BaseEntry
@@ -61,6 +62,9 @@ class DiffusionBase(Protocol):
         Both tensors: n×channels×h×w, float32, on ``device``, in the denoiser's scale, so
         that ``mean + std * noise`` is a draw to train on.
         """
+
+    def release_encoders(self) -> None:
+        """Let text encoders and VAE leave memory; they come back when they are asked for."""
 
     @property
     def side_multiple(self) -> int:
@@ -167,7 +171,7 @@ class DiffusionBase(Protocol):
     def drop_adapter(self, name: str) -> None:
         """Detach an adapter and free its memory; unknown names are ignored."""
 
-    def load_build(self, name: str, folder: Path) -> None:
+    def load_build(self, name: str, folder: Path) -> BuildInfo:
         """Load a build (``diffusion.builds``), to be used as an adapter of strength 1 is.
 
         Raises:

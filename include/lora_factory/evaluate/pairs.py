@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lora_factory.contracts.specs import EvaluateSpec
-    from lora_factory.contracts.stage import StageContext
+    from lora_factory.contracts.stage import LocalArtifact, StageContext
     from lora_factory.diffusion.base import DiffusionBase
     from lora_factory.evaluate.prompts import EvalPrompt
     from lora_factory.evaluate.statistics import Floats
@@ -48,6 +48,8 @@ class Adapter:
     """Of its file, bytes."""
     seconds: float
     """Reading and attaching it: what a hot swap costs."""
+    built: bool = False
+    """A denoiser with the LoRA in its weights: it has no other strength, and needs no fusing."""
 
     @classmethod
     def load(cls, base: DiffusionBase, name: str, file: Path) -> Adapter:
@@ -61,6 +63,20 @@ class Adapter:
         seconds = time.perf_counter() - start
         data = file.read_bytes()
         return cls(name, hashlib.sha256(data).hexdigest(), len(data), seconds)
+
+    @classmethod
+    def load_build(cls, base: DiffusionBase, name: str, build: LocalArtifact) -> Adapter:
+        """Load a build in place of a file.
+
+        Raises:
+            ModelError: it is damaged, or of another base or machine.
+            ConfigurationError: what runs it isn't installed here.
+        """
+        start = time.perf_counter()
+        info = base.load_build(name, build.path)
+        seconds = time.perf_counter() - start
+        size = sum(file.stat().st_size for file in build.path.glob(f"{info.file}*"))
+        return cls(name, build.sha256, size, seconds, built=info.form != "lora")
 
 
 @dataclass(frozen=True)
@@ -186,10 +202,12 @@ def time_one_picture(painter: Painter, adapter: Adapter, prompt: EvalPrompt) -> 
     def timed(way: str, steps: int) -> float:
         base.use_adapter(adapter.name if way == "swapped" else None)
         start = clock()
-        if way == "fused":
+        if way == "fused" and adapter.built:
+            base.use_adapter(adapter.name)
+        elif way == "fused":
             base.fuse_adapter(adapter.name)
         picture(steps)
-        if way == "fused":
+        if way == "fused" and not adapter.built:
             base.unfuse_adapter()
         return clock() - start
 

@@ -162,7 +162,7 @@ def run(spec: EvaluateSpec, ctx: StageContext) -> EvaluationReport:
     gate = gates.finite_weights(ctx.inputs["lora"].path / LORA_FILE)
     if not gate.passed:
         return _refuse(spec, ctx, trained, scorer.name, [gate])
-    opened = _open(profile, ctx.inputs["lora"], trained, spec)
+    opened = _open(profile, ctx, trained, spec)
     if isinstance(opened, HardGate):
         return _refuse(spec, ctx, trained, scorer.name, [gate, opened])
     protected = open_index(profile, ctx.settings)
@@ -226,15 +226,19 @@ def _write(
 
 
 def _open(
-    profile: Profile, lora: LocalArtifact, trained: TrainReport, spec: EvaluateSpec
+    profile: Profile, ctx: StageContext, trained: TrainReport, spec: EvaluateSpec
 ) -> Opened | HardGate:
     """Load the base and attach the LoRA's file, and its earlier ones where one is chosen.
 
-    The closed gate ``keys_used`` where the LoRA's file doesn't fit.
+    The closed gate ``keys_used`` where the LoRA's file doesn't fit. A build has no others.
     """
+    lora = ctx.inputs["lora"]
     entry = base_of(profile, lora, trained.base)
     _bounded(spec, entry)
     base = load_base(entry)
+    if "build" in ctx.inputs:
+        adapter = Adapter.load_build(base, "candidate_0", _build_of(lora, ctx.inputs["build"]))
+        return Opened(trained, entry, base, {LORA_FILE: adapter}, ())
     try:
         adapters = {LORA_FILE: Adapter.load(base, "candidate_0", lora.path / LORA_FILE)}
     except ModelError as err:
@@ -246,6 +250,14 @@ def _open(
         except ModelError as err:
             notes.append(f"{file} was no candidate: {err}")
     return Opened(trained, entry, base, adapters, tuple(notes))
+
+
+def _build_of(lora: LocalArtifact, build: LocalArtifact) -> LocalArtifact:
+    made_from = {entry.sha256 for entry in build.manifest.inputs if entry.name == "lora"}
+    if build.manifest.kind != "build" or made_from != {lora.sha256}:
+        msg = f"{build.uri} is no build of LoRA {lora.uri}; optimise this one"
+        raise SpecError(msg)
+    return build
 
 
 def _bounded(spec: EvaluateSpec, entry: BaseEntry) -> None:
@@ -295,6 +307,8 @@ def _try_out(
     """Strength × steps, and the picture of checkpoint × strength × seed, where asked for."""
     painter, prompts, spec = evaluator.painter, evaluator.prompts, evaluator.spec
     settings, xyz = None, None
+    if opened.adapters[chosen].built:  # it has one strength
+        return settings, xyz
     if spec.settings_prompts:
         settings = recommend_settings(
             painter,
