@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from lora_factory.crawl.middlewares import Refused
+from lora_factory.crawl.frontier import Limits
+from lora_factory.crawl.middlewares import POLITENESS, Refused
 
 log = logging.getLogger(__name__)
 
 BUSY = frozenset({429, 503})
-MAX_WAIT = 120.0
+MAX_WAIT = Limits.max_rest
 """Seconds; a host that asks for more is given up until then."""
 FIRST_WAIT = 1.0  # where it doesn't say; doubled each time
 MAX_TRIES = 4  # of one request
@@ -54,19 +56,26 @@ class _Host:
 
 
 class BackOff:
-    """Downloader middleware: pauses hosts, one crawl's, in this process.
+    """Downloader middleware: pauses hosts here, and tells the frontier for all other workers.
 
     The site's own rules (robots.txt) aren't paused: what can't be read closes the site.
+
+    Args:
+        tell: lets all workers know for how many seconds a host wants to be left alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str, float], Awaitable[None]]) -> None:
+        self._tell = tell
         self._hosts: dict[str, _Host] = {}
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> Self:
         """Built by Scrapy."""
-        del crawler
-        return cls()
+
+        async def tell(host: str, seconds: float) -> None:
+            await crawler.spider.job.pump.rest(host, seconds)
+
+        return cls(tell)
 
     async def process_request(self, request: Any) -> None:
         """Wait until the host may be asked; raise :class:`Refused` where that is too long."""
@@ -79,7 +88,7 @@ class BackOff:
             await asyncio.sleep(wait)
         host.free_at = time.monotonic() + host.delay
 
-    def process_response(self, request: Any, response: Any) -> Any:
+    async def process_response(self, request: Any, response: Any) -> Any:
         """Return what is to be asked again later, or the response.
 
         Raises:
@@ -89,8 +98,9 @@ class BackOff:
             return response
         name = urlsplit(request.url).netloc
         if response.status not in BUSY:
-            if name in self._hosts and response.status < 400:
-                self._calm(self._hosts[name])
+            if name in self._hosts:
+                self._calm(self._hosts[name], response.status)
+                self._owe(request, name)
             return response
         host = self._hosts.setdefault(name, _Host())
         header = response.headers.get("Retry-After", b"").decode("latin-1")
@@ -99,6 +109,8 @@ class BackOff:
         wait = FIRST_WAIT * 2 ** min(host.times - 1, 10) if asked is None else asked
         host.delay = min(max(2 * host.delay, FIRST_DELAY), MAX_DELAY)
         host.free_at = max(host.free_at, time.monotonic() + wait)
+        self._owe(request, name)
+        await self._tell(name, wait)
         host.why = f"{name} answers HTTP {response.status}, Retry-After: {header[:60] or 'none'}"
         tries = request.meta.get("busy_tries", 0) + 1
         if wait > MAX_WAIT or tries >= MAX_TRIES:
@@ -109,6 +121,13 @@ class BackOff:
         again.dont_filter = True
         return again
 
-    def _calm(self, host: _Host) -> None:
-        host.times = 0
-        host.delay = host.delay / 2 if host.delay > FIRST_DELAY / 4 else 0.0
+    def _calm(self, host: _Host, status: int) -> None:
+        if status < 400:
+            host.times = 0
+            host.delay = host.delay / 2 if host.delay > FIRST_DELAY / 4 else 0.0
+
+    def _owe(self, request: Any, name: str) -> None:
+        """What the frontier is told of the host once the request is over."""
+        owed = request.meta.setdefault(POLITENESS, {})
+        delay, concurrency = owed.get(name, (0.0, 1))
+        owed[name] = max(delay, self._hosts[name].delay), concurrency

@@ -9,6 +9,7 @@
 -- q:<kind>:<host>   ids, best (lowest -score) first
 -- ready:<kind>      hosts that may be asked, by their best task, equals by when they were asked
 -- waiting:<kind>    hosts by when they may be asked; busy ones are in neither
+-- paused            host -> when its rest is over
 -- next busy delay conc   host -> its politeness and requests under way
 -- taken fetched     host -> pages that use up its budget, and those of them that are done
 -- depth             hosts by tasks queued      delayed            ids by when to try again
@@ -24,7 +25,7 @@ local KEEP = 7 * 24 * 3600 -- seconds an abandoned crawl stays
 local BASE = {
   'seen', 'claims', 'task', 'ready:page', 'ready:image', 'waiting:page', 'waiting:image', 'next',
   'busy', 'delay', 'conc', 'depth', 'delayed', 'lease', 'leases', 'n', 'seq', 'dead', 'reasons',
-  'beats', 'workers', 'held', 'taken', 'fetched',
+  'beats', 'workers', 'held', 'taken', 'fetched', 'paused',
 }
 local BATCH = 200 -- tasks brought back in one call
 -- What a second since a host was asked is worth in `ready`, less than scores differ by. Time goes
@@ -69,8 +70,16 @@ local function has_room(kind, host)
   return number('taken', host) < limits.pages_per_host
 end
 
+-- Seconds for which a host still rests, and whether that is too long to wait for.
+local function rest(host)
+  local left = math.max(0, number('paused', host) - now)
+  return left, left > limits.max_rest
+end
+
 local function place(host)
   local next_time, _, most = number('next', host), host_rules(host)
+  local left, too_long = rest(host)
+  if not too_long then next_time = math.max(next_time, now + left) end
   local free = number('busy', host) < most
   for _, kind in ipairs(KINDS) do
     local ready, waiting = key('ready:' .. kind), key('waiting:' .. kind)
@@ -210,7 +219,7 @@ local function hand_out(worker, kind, host)
   if kind == 'page' then call('HINCRBY', key('taken'), host, 1) end
   call('HSET', key('next'), host, after)
   place(host)
-  return { token, task.tries, task.body }
+  return { token, task.tries, task.body, stamp(rest(host)) }
 end
 
 local op = {}
@@ -260,7 +269,12 @@ function op.lease(arguments)
   while #out < most and within_budget(kind) do
     local host = call('ZRANGE', key('ready:' .. kind), 0, 0)[1]
     if not host then break end
-    out[#out + 1] = hand_out(worker, kind, host)
+    local left, too_long = rest(host)
+    if left > 0 and not too_long then
+      place(host) -- by now its rest is short enough to wait for
+    else
+      out[#out + 1] = hand_out(worker, kind, host)
+    end
   end
   return out
 end
@@ -274,6 +288,12 @@ function op.set_host(arguments)
   end
   call('HSET', key('delay'), host, delay)
   call('HSET', key('conc'), host, most)
+  place(host)
+end
+
+function op.pause(arguments)
+  local host, seconds = arguments[1], tonumber(arguments[2])
+  call('HSET', key('paused'), host, stamp(math.max(number('paused', host), now + seconds)))
   place(host)
 end
 
@@ -320,7 +340,7 @@ function op.status()
     local delay, most = host_rules(host)
     hosts[#hosts + 1] = {
       host, call('ZSCORE', key('depth'), host), number('busy', host), tostring(delay), most,
-      stamp(math.max(0, number('next', host) - now)),
+      stamp(math.max(0, number('next', host) - now, (rest(host)))),
     }
   end
   for _, worker in ipairs(call('ZRANGE', key('beats'), 0, -1)) do

@@ -14,6 +14,8 @@ The rules, kept by :class:`~lora_factory.crawl.frontier_sqlite.SqliteFrontier` a
 - A host is asked at most ``concurrency`` times at once and at most once in ``delay`` seconds,
   over all workers. It is busy from the lease until the worker says that the request is over
   (``freed`` of the next :meth:`Frontier.lease`), which is before its outcome is stored.
+- A host that asks for a rest gets it from all workers. One that asks for more than ``max_rest``
+  isn't waited for: its tasks are handed out with the seconds left, to be dropped unasked.
 - Among hosts that may be asked now, the task of the highest score goes first; of equals the one
   whose host was asked longest ago, so that no few hosts are left for the end; of equals of one
   host, the first that came.
@@ -56,6 +58,8 @@ class Limits:
     """Tries after which a task that is given back is a dead letter."""
     max_lost: int = 40
     """The same where leases run out: more, since what killed the worker was rarely the task."""
+    max_rest: float = 120.0
+    """Rest of a host that is waited for."""
     retry_delay: float = 2.0
     """Wait before the second try; doubled for each further one."""
 
@@ -97,6 +101,9 @@ class Frontier(Protocol):
 
     async def set_host(self, host: str, *, delay: float, concurrency: int) -> None:
         """Politeness owed to ``host[:port]``: seconds between requests, requests at a time."""
+
+    async def pause(self, host: str, seconds: float) -> None:
+        """``host[:port]`` wants to be left alone for so long, from now."""
 
     async def ack(self, settled: Sequence[Settled], found: Sequence[Scored] = ()) -> int:
         """Queue what was found, then settle leases; returns how many were still held."""

@@ -117,13 +117,17 @@ class RedisFrontier:
         over = (part for token, asked in freed.items() for part in (token, int(asked)))
         found = await self._call("lease", worker, kind, limit, *over)
         return [
-            Lease(token=token.decode(), tries=tries, task=load(body))
-            for token, tries, body in found
+            Lease(token=token.decode(), tries=tries, task=load(body), rest=float(rest))
+            for token, tries, body, rest in found
         ]
 
     async def set_host(self, host: str, *, delay: float, concurrency: int) -> None:
         """See :class:`Frontier`."""
         await self._call("set_host", host, delay, concurrency)
+
+    async def pause(self, host: str, seconds: float) -> None:
+        """See :class:`Frontier`."""
+        await self._call("pause", host, seconds)
 
     async def ack(self, settled: Sequence[Settled], found: Sequence[Scored] = ()) -> int:
         """See :class:`Frontier`."""

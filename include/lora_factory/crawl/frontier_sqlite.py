@@ -50,7 +50,8 @@ CREATE INDEX IF NOT EXISTS best ON tasks (kind, host, score DESC, id) WHERE stat
 CREATE INDEX IF NOT EXISTS timed ON tasks (state, due) WHERE state IN ('leased', 'delayed');
 CREATE TABLE IF NOT EXISTS hosts (
     host TEXT PRIMARY KEY, delay REAL NOT NULL, concurrency INTEGER NOT NULL,
-    asked REAL NOT NULL DEFAULT -1e18, busy INTEGER NOT NULL DEFAULT 0,
+    asked REAL NOT NULL DEFAULT -1e18, paused REAL NOT NULL DEFAULT -1e18, -- until
+    busy INTEGER NOT NULL DEFAULT 0,
     -- pages that use up its budget, and those of them that are done
     taken INTEGER NOT NULL DEFAULT 0, fetched INTEGER NOT NULL DEFAULT 0,
     page REAL, image REAL
@@ -74,11 +75,12 @@ BEST = (
 COLUMNS = {"page": BEST.format(kind="page"), "image": BEST.format(kind="image")}
 READY = (
     "SELECT host FROM hosts WHERE {kind} IS NOT NULL AND busy < concurrency"
-    " AND asked + delay <= ? {room} ORDER BY {kind} DESC, asked, host LIMIT 1"
+    " AND asked + delay <= ?1 AND (paused <= ?1 OR paused > ?1 + ?3) {room}"
+    " ORDER BY {kind} DESC, asked, host LIMIT 1"
 )
 READIES = {
-    "page": READY.format(kind="page", room="AND taken < ?"),
-    "image": READY.format(kind="image", room="AND ? > 0"),
+    "page": READY.format(kind="page", room="AND taken < ?2"),
+    "image": READY.format(kind="image", room="AND ?2 > 0"),
 }
 SHOWN = 100  # hosts in a status
 LEFT = {"dead": "dead_letter", "over": "host_budget"}  # state → reason
@@ -157,7 +159,8 @@ class SqliteFrontier:
             self._reclaim()
             self._wake()
             while len(found) < limit and self._within_budget(kind):
-                host = next(self._rows(READIES[kind], self._clock(), self._per_host), None)
+                limits = self._per_host, self._limits.max_rest
+                host = next(self._rows(READIES[kind], self._clock(), *limits), None)
                 if host is None:
                     break
                 found.append(self._hand_out(kind, host[0]))
@@ -170,6 +173,15 @@ class SqliteFrontier:
             self._do(
                 "UPDATE hosts SET delay = ?, concurrency = ? WHERE host = ?",
                 delay, concurrency, host,
+            )  # fmt: skip
+
+    async def pause(self, host: str, seconds: float) -> None:
+        """See :class:`Frontier`."""
+        with self._transaction():
+            self._know(host)
+            self._do(
+                "UPDATE hosts SET paused = max(paused, ?) WHERE host = ?",
+                self._clock() + seconds, host,
             )  # fmt: skip
 
     async def ack(self, settled: Sequence[Settled], found: Sequence[Scored] = ()) -> int:
@@ -289,7 +301,8 @@ class SqliteFrontier:
             " AND state = 'queued' ORDER BY score DESC, id LIMIT 1"
         )
         task, tries, body = next(self._rows(query, kind, host))
-        (before,) = next(self._rows("SELECT asked FROM hosts WHERE host = ?", host))
+        query = "SELECT asked, paused FROM hosts WHERE host = ?"
+        before, paused = next(self._rows(query, host))
         self._do(
             "UPDATE tasks SET state = 'leased', tries = ?, due = ?, busy = 1, before = ?,"
             " asked = ? WHERE id = ?",
@@ -301,7 +314,12 @@ class SqliteFrontier:
         )  # fmt: skip
         self._do(COLUMNS[kind], host)
         self._count(kind, queued=-1, flight=1)
-        return Lease(token=f"{task}.{tries + 1}", task=load(body), tries=tries + 1)
+        return Lease(
+            token=f"{task}.{tries + 1}",
+            task=load(body),
+            tries=tries + 1,
+            rest=max(0.0, paused - now),
+        )
 
     def _give_back(self, task: int, reason: str, wait: float) -> None:
         self._free(task)
@@ -391,8 +409,8 @@ class SqliteFrontier:
 
     def _hosts(self, now: float) -> list[HostStatus]:
         query = (
-            "SELECT h.host, count(*) AS n, h.busy, h.delay, h.concurrency, h.asked FROM tasks t"
-            " JOIN hosts h USING (host) WHERE t.state IN ('queued', 'delayed')"
+            "SELECT h.host, count(*) AS n, h.busy, h.delay, h.concurrency, h.asked, h.paused"
+            " FROM tasks t JOIN hosts h USING (host) WHERE t.state IN ('queued', 'delayed')"
             " GROUP BY h.host ORDER BY n DESC, h.host LIMIT ?"
         )
         return [
@@ -402,9 +420,9 @@ class SqliteFrontier:
                 in_flight=busy,
                 delay=delay,
                 concurrency=most,
-                wait=max(0.0, asked + delay - now),
+                wait=max(0.0, asked + delay - now, paused - now),
             )
-            for host, queued, busy, delay, most, asked in self._rows(query, SHOWN)
+            for host, queued, busy, delay, most, asked, paused in self._rows(query, SHOWN)
         ]
 
     def _worker(self, now: float, name: str, beat: float, stats: str) -> WorkerStatus:

@@ -163,6 +163,13 @@ class Pump:
         self._settled[lease.task.kind] += 1
         self._wake()
 
+    async def rest(self, host: str, seconds: float) -> None:
+        """A host wants to be left alone: tell all workers."""
+        try:
+            await self.frontier.pause(host, seconds)
+        except FactoryError as err:
+            self.fail(err)
+
     def count_error(self) -> None:
         """Count a request that failed."""
         self._settled["error"] += 1

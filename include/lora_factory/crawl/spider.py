@@ -94,7 +94,10 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
         await self.job.pump.open(*self._seeds())
         images = asyncio.ensure_future(self._fetch_images())
         async for lease in self.job.pump.leases("page"):
-            yield self._request(lease)
+            if lease.rest:
+                await self._not_had(self._request(lease), resting(lease))
+            else:
+                yield self._request(lease)
         await images
 
     async def closed(self, reason: str) -> None:  # noqa: ARG002 - Scrapy's
@@ -133,6 +136,9 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
     async def _fetch_images(self) -> None:
         """Fetch whatever images the frontier hands out, several at a time."""
         async for lease in self.job.pump.leases("image"):
+            if lease.rest:
+                await self._not_had(self._request(lease), resting(lease))
+                continue
             task = asyncio.ensure_future(self._fetch_image(lease))
             self.fetching.add(task)
             task.add_done_callback(self.fetching.discard)
@@ -442,6 +448,12 @@ async def licensed(licences: Iterable[str], request: scrapy.Request) -> str:
         if evidence := signals.refusal(path, rules):
             return evidence
     return ""
+
+
+def resting(lease: Lease) -> Refused:
+    """Why a task isn't asked for whose host another worker was told to leave alone."""
+    detail = f"{urlsplit(lease.task.url).netloc} wants to be left alone for {lease.rest:.0f} s"
+    return Refused(reason="rate_limited", detail=detail)
 
 
 def explain(error: BaseException) -> tuple[str, str]:

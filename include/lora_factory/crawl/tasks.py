@@ -67,6 +67,9 @@ class Lease(Contract):
     token: str
     task: Task = Field(discriminator="kind")
     tries: int = Field(1, ge=1, description="Times it has been handed out, this one included")
+    rest: float = Field(
+        0.0, ge=0, description="Seconds its host is to be left alone for: not to be asked now"
+    )
 
 
 class Settled(Contract):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -425,3 +426,43 @@ def test_redis_keys_go_by_themselves(valkey: ValkeyServer) -> None:
             assert all(client.ttl(name) > 0 for name in names)
 
     play(redis_rig(valkey.url), scenario)
+
+
+def test_a_host_that_wants_a_rest_gets_it_from_all(rig: Rig) -> None:
+    async def scenario(f: Frontier, rig: Rig) -> None:
+        await f.set_host("a", delay=0.5, concurrency=2)
+        await f.add([page(f"http://a/{n}") for n in range(4)] + [page("http://b/")])
+        (first,) = await f.lease("w1", "page", 1)
+        await f.pause("a", 60)
+        await f.pause("a", 5)  # a shorter one doesn't end it
+        await f.set_host("a", delay=0, concurrency=5)  # nor does politeness
+        assert urls(await f.lease("w2", "page", 9, {first.token: False})) == ["http://b/"]
+        (host,) = (h for h in (await f.status()).hosts if h.host == "a")
+        assert host.wait == pytest.approx(60, abs=0.1)
+        rig.clock.now += 59.9
+        assert await f.lease("w2", "page", 9) == []
+        rig.clock.now += 0.2
+        found = await f.lease("w2", "page", 9)
+        assert len(found) == 3
+        assert {lease.rest for lease in found} == {0.0}
+
+    play(rig, scenario, replace(LIMITS, lease=1000.0))
+
+
+def test_a_rest_too_long_to_wait_for_is_told_with_each_task(rig: Rig) -> None:
+    async def scenario(f: Frontier, rig: Rig) -> None:
+        await f.set_host("a", delay=0, concurrency=1)
+        await f.add([page("http://a/1"), page("http://a/2"), image("http://a/3.png")])
+        await f.pause("a", 3600)
+        (first,) = await f.lease("w1", "page", 9)
+        assert first.rest == pytest.approx(3600, abs=0.1)
+        await settle(f, [first], counts=False)
+        rig.clock.now += 3500  # what is left can be waited for
+        assert await f.lease("w2", "page", 9) == []
+        assert await f.lease("w2", "image", 9) == []
+        assert not await f.finished()
+        rig.clock.now += 101
+        (second,) = await f.lease("w2", "page", 9)
+        assert second.rest == 0.0
+
+    play(rig, scenario)
