@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from lora_factory.diffusion.base import DiffusionBase
     from lora_factory.models.profiles import BaseEntry
 
-FAMILIES = {"sd1": "lora_factory.diffusion.sd1:load"}
+FAMILIES = {
+    "sd1": "lora_factory.diffusion.sd1:load",
+    "sdxl": "lora_factory.diffusion.sdxl:load",
+}
 
 
 def load_base(entry: BaseEntry, *, device: str | None = None) -> DiffusionBase:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from lora_factory.diffusion.naming import sgm_name
 from lora_factory.errors import ModelError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 KOHYA = "lora_unet_"
 DIFFUSERS = "unet."
+SDXL = "stable-diffusion-xl"
 MAX_RANK = 1024
 
 
@@ -46,8 +48,10 @@ class LoraFile:
         return max(int(pair.down.shape[0]) for pair in self.layers.values())
 
 
-def read_lora(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFile:
+def read_lora(file: Path, shapes: Mapping[str, tuple[int, ...]], *, sgm: bool = False) -> LoraFile:
     """Read and check a LoRA for a denoiser whose layers have these weight ``shapes``.
+
+    ``sgm``: the layers have the names that SDXL's authors gave them, too.
 
     Raises:
         ModelError: not safetensors, keys left over or unpaired, layers or shapes of another
@@ -55,7 +59,9 @@ def read_lora(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFile:
     """
     tensors, metadata = _open(file)
     parts: dict[str, dict[str, Tensor]] = {}
-    names = {KOHYA + name.replace(".", "_"): name for name in shapes}
+    names = {_kohya(name): name for name in shapes}
+    if sgm:
+        names |= {_kohya(sgm_name(name)): name for name in shapes}
     for key, tensor in tensors.items():
         layer, part = _split(key, names)
         if layer not in shapes or not part:
@@ -87,7 +93,8 @@ def write_kohya(source: Path, file: Path) -> None:
     """Write a LoRA file once more, in kohya's layout, as A1111, Forge and ComfyUI name layers.
 
     ``lora_unet_<layer with _>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``, which is
-    the rank, so that loaders which divide by the rank and those which don't do the same.
+    the rank, so that loaders which divide by the rank and those which don't do the same. Layers
+    of SDXL get its authors' names.
 
     Raises:
         ModelError: ``source`` isn't a LoRA in the diffusers layout.
@@ -95,17 +102,22 @@ def write_kohya(source: Path, file: Path) -> None:
     import torch
 
     found, metadata = _open(source)
+    sgm = metadata.get("modelspec.architecture", "").startswith(SDXL)
     tensors: dict[str, Tensor] = {}
     for key, tensor in found.items():
         layer, part = _split(key, {})
         if not layer:
             msg = f"LoRA {source.name}: key {key!r} is not of the diffusers layout"
             raise ModelError(msg)
-        name = KOHYA + layer.replace(".", "_")
+        name = _kohya(sgm_name(layer) if sgm else layer)
         tensors[f"{name}.lora_{part}.weight"] = tensor
         if part == "down":
             tensors[f"{name}.alpha"] = torch.tensor(float(tensor.shape[0]), dtype=tensor.dtype)
     _write(file, tensors, metadata)
+
+
+def _kohya(layer: str) -> str:
+    return KOHYA + layer.replace(".", "_")
 
 
 def _write(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -219,7 +219,8 @@ def _pack(key: str, tensors: Mapping[str, Tensor]) -> bytes:
     from safetensors.torch import save
 
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    return save(whole, metadata={"key": key, "crc32": str(_crc32(whole))})
+    data: bytes = save(whole, metadata={"key": key, "crc32": str(_crc32(whole))})
+    return data
 
 
 def _read(file: Path, key: str) -> dict[str, Tensor]:
@@ -234,7 +235,7 @@ def _read(file: Path, key: str) -> dict[str, Tensor]:
 
     data = file.read_bytes()
     try:
-        tensors = load(data)
+        tensors: dict[str, Tensor] = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         told = (header["key"], int(header["crc32"]))
     except (SafetensorError, KeyError, TypeError) as err:

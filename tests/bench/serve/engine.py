@@ -155,7 +155,8 @@ def overhead(base: Any, guards: Any, real: Any) -> dict[str, object]:
         engines[name] = Engine(lambda: base, lambda guard=guard: guard)  # type: ignore[misc]
         engines[name].start()
         engines[name]._ready.wait(60)
-    pipeline = base._pipeline
+    pipeline = StableDiffusionPipeline.from_pretrained(base.entry.location(), safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
 
     def bare() -> None:
         pipeline(

@@ -112,7 +112,7 @@ def test_unfusing_restores_every_bit(layers: dict[str, torch.nn.Module]) -> None
 
 def test_three_loras_and_the_base_share_a_batch(base: DiffusionBase, tmp_path: Path) -> None:
     unet = {
-        name: module for name, module in base._parts.unet.named_modules() if name.endswith(TARGETS)
+        name: module for name, module in base.denoiser.named_modules() if name.endswith(TARGETS)
     }
     requests = [GenerationRequest(prompt, seed) for seed, prompt in enumerate("wxyz")]
     rows = [Worn("a"), None, Worn("b", 0.5), Worn("c")]
@@ -136,7 +136,7 @@ def test_three_loras_and_the_base_share_a_batch(base: DiffusionBase, tmp_path: P
 
 
 def test_a_loaded_adapter_outlives_its_file(base: DiffusionBase, tmp_path: Path) -> None:
-    unet = {n: m for n, m in base._parts.unet.named_modules() if n.endswith(TARGETS)}
+    unet = {n: m for n, m in base.denoiser.named_modules() if n.endswith(TARGETS)}
     file = tmp_path / "x.safetensors"
     write_lora(file, made(unet, 2, 1).layers, {})
     base.load_adapter("a", file)
