@@ -62,9 +62,11 @@ def run(spec: PlanSpec, ctx: StageContext) -> PlanReport:
     if spec.source in OWN:
         plan = CrawlPlan(workers=1, expansion=alone(spec.topics))
     else:
+        from lora_factory.crawl.abandoned import sweep
         from lora_factory.crawl.web import check_source
 
         check_source(spec, ctx.settings)
+        sweep(ctx.settings)
         plan = CrawlPlan(workers=spec.workers, expansion=expand_topics(spec, ctx))
     (ctx.out / FILE).write_text(plan.model_dump_json(indent=1), encoding="utf-8")
     found = plan.expansion

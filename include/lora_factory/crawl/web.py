@@ -21,6 +21,7 @@ from lora_factory.contracts.expansion import Expansion
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import OWN, CrawlRequest, CrawlSpec
 from lora_factory.contracts.stage import StageContext
+from lora_factory.crawl.abandoned import WORK
 from lora_factory.crawl.frontier import Frontier, limits_of
 from lora_factory.crawl.frontier_sqlite import SqliteFrontier
 from lora_factory.crawl.hosts import HostRules
@@ -162,7 +163,7 @@ def open_area(settings: Settings, crawl: str) -> WorkArea:
     Raises:
         ConfigurationError: ``LORA_FACTORY_STORE`` is missing or can't be used.
     """
-    return WorkArea(f"{open_store(settings).url}/work/crawl/{crawl}")
+    return WorkArea(f"{open_store(settings).url}/{WORK}/{crawl}")
 
 
 async def _add_leftovers(frontier: Frontier, ledger: Ledger) -> None:

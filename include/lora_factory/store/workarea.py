@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from obstore.exceptions import AlreadyExistsError
@@ -46,6 +47,22 @@ class WorkArea:
         """Paths below a folder, in no order, some at a time in memory."""
         for batch in self._list(folder):
             yield from (str(entry["path"]) for entry in batch)
+
+    @store_errors
+    def folders(self) -> list[str]:
+        """Names of what lies right below."""
+        found = {str(path).rpartition("/")[2] for path in self._prefixes()}
+        return sorted(found)
+
+    def _prefixes(self) -> list[str]:
+        if self._local is not None:  # empty ones too, which no object store has
+            return [entry.name for entry in self._local.iterdir() if entry.is_dir()]
+        return list(self._store.list_with_delimiter()["common_prefixes"])
+
+    def latest(self) -> datetime | None:
+        """When the newest object came; None where there is none."""
+        times = [entry["last_modified"] for batch in self._list("") for entry in batch]
+        return max((at for at in times if isinstance(at, datetime)), default=None)
 
     @store_errors
     def read(self, path: str) -> bytes:
