@@ -34,6 +34,7 @@ from lora_factory.contracts.cloud import AwsAccess
 ACCOUNT, REGION, BUCKET = "123456789012", "us-east-1", "releases"
 REGISTRY = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
 IMAGE = f"{REGISTRY}/lora-factory/lambda:1.0"
+SERVER_IMAGE = f"{REGISTRY}/lora-factory/server:1.0"
 READS = re.compile(r"^(Describe|Get|List|BatchGet)")
 PUBLISH = LambdaStorage.publish_version
 Start = Callable[..., Any]
@@ -45,6 +46,8 @@ class AwsCloud:
     def __init__(self) -> None:
         self.changes_left: int | None = None
         self.denied = False
+        self.later: list[tuple[str, Any]] = []
+        """Functions that were invoked without waiting: name or ARN, event."""
         self._turn = itertools.count()
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server(
@@ -101,8 +104,16 @@ class AwsCloud:
                 imageTag="1.0",
             )
 
+    @property
+    def machines(self) -> dict[str, str]:
+        """Settings of aws-sagemaker; moto knows no instances of newer kinds."""
+        return {"image": SERVER_IMAGE, "role": self.role, "instance": "ml.g4dn.xlarge"}
+
     def live(self, target: str, service: str) -> str | None:
         """Version that users get, drawn with as they do."""
+        if target == "aws-sagemaker":
+            endpoint = get_backend("sagemaker")[ACCOUNT][REGION].endpoints.get(service)
+            return self.container.note(self._served(service)).version if endpoint else None
         backend = get_backend("lambda")[ACCOUNT][REGION]
         try:
             alias = backend.get_alias("live", service)
@@ -122,6 +133,9 @@ class AwsCloud:
                 for a in functions._lambdas._get_function_aliases(name).values()
             ]
             found[name] = (numbers, aliases, entry["latest"].environment_vars)
+        machines = get_backend("sagemaker")[ACCOUNT][REGION]
+        found |= {name: e.endpoint_config_name for name, e in machines.endpoints.items()}
+        found |= {"configs": sorted(machines.endpoint_configs), "models": sorted(machines._models)}
         pages = self.client("s3").list_objects_v2(Bucket=BUCKET).get("Contents", [])
         return found, [(entry["Key"], entry["ETag"]) for entry in pages]
 
@@ -149,6 +163,9 @@ class AwsCloud:
         body = _body(environ)
         if "/functions/" in path:
             name = unquote(path.split("/")[-2])
+            if environ.get("HTTP_X_AMZ_INVOCATION_TYPE") == "Event":
+                self.later.append((name, json.loads(body)))
+                return _answer(start, 202, b"")
             qualifier = parse_qs(environ["QUERY_STRING"])["Qualifier"][0]
             event = json.loads(body)
             environment = self._function(name, qualifier)
@@ -169,13 +186,11 @@ class AwsCloud:
         return values
 
     def _draw_later(self, endpoint: str, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-        backend, s3 = get_backend("sagemaker")[ACCOUNT][REGION], self.client("s3")
-        config = backend.endpoint_configs[backend.endpoints[endpoint].endpoint_config_name]
-        model = backend._models[config.production_variants[0]["ModelName"]]
+        s3 = self.client("s3")
         bucket, _, key = environ["HTTP_X_AMZN_SAGEMAKER_INPUTLOCATION"][5:].partition("/")
         asked = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
         left, self.changes_left = self.changes_left, None  # what the service does itself
-        status, answer = self.container.answer(model.primary_container["Environment"], asked)
+        status, answer = self.container.answer(self._served(endpoint), asked)
         name = "out" if status == 200 else "failed"
         s3.put_object(Bucket=bucket, Key=f"{key}.{name}", Body=answer)
         self.changes_left = left
@@ -184,6 +199,14 @@ class AwsCloud:
             "X-Amzn-SageMaker-FailureLocation": f"s3://{bucket}/{key}.failed",
         }
         return _answer(start, 202, b'{"InferenceId": "1"}', headers)
+
+    def _served(self, endpoint: str) -> dict[str, str]:
+        """Environment of what an endpoint serves."""
+        backend = get_backend("sagemaker")[ACCOUNT][REGION]
+        config = backend.endpoint_configs[backend.endpoints[endpoint].endpoint_config_name]
+        model = backend._models[config.production_variants[0]["ModelName"]]
+        values: dict[str, str] = model.primary_container["Environment"]
+        return values
 
     def _update_endpoint(self, body: bytes, start: Start) -> Iterable[bytes]:
         asked = json.loads(body)

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from lora_factory.contracts.cloud import NOTE, WEIGHTS, AwsAccess, ReleaseNote
+from lora_factory.contracts.cloud import DIGEST, NOTE, URI, WEIGHTS, AwsAccess, ReleaseNote
 from lora_factory.contracts.registry import NewModel
 from lora_factory.contracts.serving import Failure, GenerateRequest, GenerateResponse
-from lora_factory.deploy.releases import open_bucket
-from lora_factory.deploy.revisions import DIGEST, URI
 from lora_factory.deploy.target import Release
+from lora_factory.store.buckets import open_bucket
 
 
 @dataclass
@@ -67,15 +66,15 @@ class Container:
         return note
 
 
-def release(folder: Path, name: str, seed: int) -> Release:
-    """A release folder; the weights are only bytes."""
+def release(folder: Path, name: str, seed: int, weights: Path | None = None) -> Release:
+    """A release folder; without a file of weights they are only bytes."""
     folder = folder / f"{name}-{seed}"
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     (folder / "lineage.json").write_text("places of the deployment's own")
     (folder / "README.md").write_text("# A card")
     (folder / f"samples/{seed}.png").write_bytes(b"a picture")
     file = folder / WEIGHTS
-    file.write_bytes(f"{name} {seed}".encode() * 30)
+    file.write_bytes(weights.read_bytes() if weights else f"{name} {seed}".encode() * 30)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     model = NewModel(
         name=name,

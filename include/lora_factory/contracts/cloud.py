@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, StringConstraints
 
@@ -12,6 +12,8 @@ from lora_factory.contracts.specs import Name
 
 NOTE = "lora_factory.json"
 WEIGHTS = "lora.safetensors"
+URI, DIGEST = "LORA_FACTORY_RELEASE", "LORA_FACTORY_RELEASE_SHA256"
+"""Environment of whatever serves a release: its folder, and the sha256 of its note."""
 Arn = Annotated[str, StringConstraints(pattern=r"^arn:[\w-]+:[\w-]+:[\w-]*:\d*:.+$")]
 
 
@@ -24,8 +26,17 @@ class ReleaseNote(Contract):
     name: Name
     version: Version
     base: str = Field(min_length=1, max_length=64)
+    profile: str = Field(description="Model profile that the base is of")
     trigger: str
     sha256: Sha256 = Field(description="Of lora.safetensors, which is verified before use")
+
+
+class CloudJob(Contract):
+    """``POST /v1/jobs`` and ``GET /v1/jobs/{id}`` of a function: a picture to fetch later."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    state: Literal["waiting", "done", "failed"]
+    url: str = Field(description="Where the answer can be got for an hour, once it is there")
 
 
 class AwsAccess(Contract):

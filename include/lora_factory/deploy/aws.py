@@ -83,11 +83,18 @@ def aws_errors(what: str, missing: str = "") -> Iterator[None]:
     try:
         yield
     except boto.ClientError as err:
-        raise _of_client(err, what, missing) from err
+        raise _of_answer(err.response, what, missing) from err
+    except boto.WaiterError as err:
+        if "Error" in err.last_response:
+            raise _of_answer(err.last_response, what, missing) from err
+        msg = f"AWS: {what}: {_line(err)}"
+        if "Max attempts exceeded" in msg:  # what was begun goes on; the next run waits for it
+            raise ServiceUnavailable(msg) from err
+        raise ReleaseError(msg) from err
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.NoRegionError) as err:
         msg = f"AWS: {_line(err)}; set LORA_FACTORY_AWS or Airflow connection lora_factory_aws"
         raise ConfigurationError(msg) from err
-    except (boto.ParamValidationError, boto.WaiterError) as err:
+    except boto.ParamValidationError as err:
         msg = f"AWS: {what}: {_line(err)}"
         raise ReleaseError(msg) from err
     except boto.BotoCoreError as err:
@@ -97,17 +104,21 @@ def aws_errors(what: str, missing: str = "") -> Iterator[None]:
 
 def is_missing(err: Any) -> bool:
     """Whether a ClientError says that what was named is not there."""
-    error = err.response.get("Error", {})
+    return _is_missing(err.response)
+
+
+def _is_missing(response: Any) -> bool:
+    error = response.get("Error", {})
     code, message = str(error.get("Code", "")), str(error.get("Message", ""))
     # SageMaker has no code of its own for it
     return "NotFound" in code or (code == "ValidationException" and "Could not find" in message)
 
 
-def _of_client(err: Any, what: str, missing: str) -> Exception:
-    error, meta = err.response.get("Error", {}), err.response.get("ResponseMetadata", {})
+def _of_answer(response: Any, what: str, missing: str) -> Exception:
+    error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
     code, message = str(error.get("Code", "")), str(error.get("Message", "")).splitlines()
     said = f"AWS: {what}: {code}: {(message or [''])[0][:200]}"
-    if missing and is_missing(err):
+    if missing and _is_missing(response):
         return ConfigurationError(f"{said}; {missing}")
     if DENIED.search(code):
         return ConfigurationError(f"{said}; correct the keys or their rights")

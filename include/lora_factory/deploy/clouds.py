@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from lora_factory.contracts.settings import Settings
 from lora_factory.deploy.aws_lambda import LambdaRevisions
+from lora_factory.deploy.aws_sagemaker import SageMakerRevisions
 from lora_factory.deploy.cloud import CloudTarget
 from lora_factory.deploy.releases import Releases
 from lora_factory.deploy.revisions import Revisions
@@ -13,6 +14,7 @@ from lora_factory.errors import ConfigurationError
 
 CLOUDS: dict[str, Callable[[Settings], Revisions]] = {
     "aws-lambda": LambdaRevisions,
+    "aws-sagemaker": SageMakerRevisions,
 }
 
 

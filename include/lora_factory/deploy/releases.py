@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -23,14 +21,10 @@ from lora_factory.contracts.registry import Version
 from lora_factory.deploy.revisions import Revision
 from lora_factory.deploy.target import Release
 from lora_factory.errors import ConfigurationError, ReleaseError, ServiceUnavailable
-from lora_factory.store.artifacts import local_root, open_objects
-
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore, S3Config
+from lora_factory.store.buckets import open_bucket
 
 PUBLISHED = ("README.md", "lora.kohya.safetensors", "ethics.json", "evaluation.json", "samples/*")
 """Of a release folder, beside its weights; the rest names places of the deployment's own."""
-PATIENCE = timedelta(seconds=60)
 REMEMBERED = 20
 
 
@@ -82,6 +76,7 @@ class Releases:
             version=model.version,
             base=model.base,
             trigger=model.trigger,
+            profile=release.profile,
             sha256=model.sha256,
         )
         if _sha256(release.file) != model.sha256:
@@ -138,33 +133,6 @@ class Releases:
         except (BaseError, OSError) as err:
             msg = f"bucket {self.url} did not answer: {_line(err)}; try again later"
             raise ServiceUnavailable(msg) from err
-
-
-def open_bucket(url: str, access: AwsAccess | None) -> ObjectStore:
-    """An object store; keys that were given count before those of the environment.
-
-    Raises:
-        ConfigurationError: it can't be opened.
-    """
-    if access is None or not url.startswith("s3://"):
-        return open_objects(url, local_root(url))
-    from obstore.store import S3Store
-
-    config: S3Config = {
-        "access_key_id": access.key,
-        "secret_access_key": access.secret.get_secret_value(),
-        "region": access.region,
-    }
-    if access.endpoint:
-        config["endpoint"] = access.endpoint
-    if access.token is not None:
-        config["session_token"] = access.token.get_secret_value()
-    return S3Store.from_url(
-        url,
-        config=config,
-        client_options={"allow_http": (access.endpoint or "").startswith("http://")},
-        retry_config={"max_retries": 3, "retry_timeout": PATIENCE},
-    )
 
 
 def _files(release: Release) -> dict[str, Path]:

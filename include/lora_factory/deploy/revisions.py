@@ -14,11 +14,9 @@ from typing import Protocol
 from pydantic import Field
 
 from lora_factory.contracts.base import Contract
+from lora_factory.contracts.cloud import DIGEST, URI
 from lora_factory.contracts.registry import Sha256, Version
 from lora_factory.contracts.serving import GenerateRequest, GenerateResponse
-
-URI, DIGEST = "LORA_FACTORY_RELEASE", "LORA_FACTORY_RELEASE_SHA256"
-"""Environment of whatever serves a revision: its release folder, and the sha256 of its note."""
 
 
 class Revision(Contract):

@@ -186,7 +186,9 @@ def checked_release(spec: DeploySpec, lora: LocalArtifact, evaluation: LocalArti
         conf=spec.conf,
     )
     prompt = _prompt(trained.trigger, verdict.prompts)
-    return Release(model=model, file=lora.path / verdict.checkpoint, prompt=prompt)
+    return Release(
+        model=model, file=lora.path / verdict.checkpoint, profile=spec.profile, prompt=prompt
+    )
 
 
 def refuse(report: EvaluationReport, approved_by: str | None) -> None:

@@ -20,6 +20,7 @@ class Release(Contract):
     folder: Path | None = Field(
         None, description="Release folder: card, samples, both layouts; None: the file alone"
     )
+    profile: str = Field("embedded", description="Model profile that its base is of")
     prompt: Prompt = Field(description="Holds the trigger word")
     seed: int = Field(1234, ge=0, lt=2**32)
 

@@ -181,6 +181,16 @@ class Engine:
             msg = f"not drawing: {self._failure or why}"
             raise ServiceUnavailable(msg)
 
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until it can draw, ``timeout`` seconds at most.
+
+        Raises: as :meth:`check_ready`.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._failure and time.monotonic() < deadline and not self._ready.wait(0.1):
+            pass
+        self.check_ready()
+
     def _put(self, item: Ticket) -> Ticket:
         with self._changed:
             self.check_ready()

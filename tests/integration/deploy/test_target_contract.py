@@ -147,12 +147,11 @@ class AwsRig:
 
     def __init__(self, name: str, cloud: AwsCloud, folder: Path) -> None:
         self.cloud, self._folder = cloud, folder
-        images = {"image": IMAGE, "role": cloud.role}
         self.settings = Settings.model_validate({
             "releases": f"s3://{BUCKET}/factory",
             "aws": cloud.access,
-            "aws_lambda": images,
-            "aws_sagemaker": images,
+            "aws_lambda": {"image": IMAGE, "role": cloud.role},
+            "aws_sagemaker": cloud.machines,
         })
         self.target = cloud_target(name, self.settings)
 
@@ -178,7 +177,7 @@ def hub_rig(hub: Hub, tmp_path: Path) -> HubRig:
     return HubRig(hub, tmp_path)
 
 
-@pytest.fixture(params=["hub", "local", "aws-lambda"])
+@pytest.fixture(params=["hub", "local", "aws-lambda", "aws-sagemaker"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
     if request.param.startswith("aws-"):
         return AwsRig(request.param, request.getfixturevalue("aws_cloud"), tmp_path)
@@ -254,7 +253,17 @@ def test_a_promoted_one_can_be_taken_back(rig: Rig) -> None:
         assert rig.live("back") == good.model.version
 
 
-@pytest.mark.parametrize("after", ["the same", "another"])
+SLOW = pytest.mark.slow
+KILLED = [
+    *itertools.product(["hub", "local"], ["the same", "another"]),
+    ("aws-lambda", "another"),
+    pytest.param("aws-lambda", "the same", marks=SLOW),
+    pytest.param("aws-sagemaker", "the same", marks=SLOW),
+    pytest.param("aws-sagemaker", "another", marks=SLOW),
+]
+
+
+@pytest.mark.parametrize(("rig", "after"), KILLED, indirect=["rig"])
 def test_killed_anywhere_the_next_run_finishes(rig: Rig, after: str) -> None:
     """The place goes away after each change in turn: as good as killed, nothing is undone."""
     good = rig.release("killed", 1)
