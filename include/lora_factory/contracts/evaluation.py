@@ -80,6 +80,22 @@ class Constants(Contract):
     )
 
 
+class FirstLook(Contract):
+    """How the scores did on styles that were drawn, and looked at once, after all was frozen.
+
+    The reported styles enter no constant, but who chose the metrics had seen them.
+    """
+
+    styles: tuple[str, ...]
+    good: int = Field(ge=1, description="Sound LoRAs")
+    passed: int = Field(ge=0, description="Of these")
+    sabotaged: int = Field(ge=1)
+    let_through: int = Field(ge=0, description="Of these")
+    auc: float = Field(ge=0, le=1)
+    auc_low: float = Field(ge=0, le=1, description="95% interval")
+    auc_high: float = Field(ge=0, le=1)
+
+
 class CalibrationNote(Contract):
     """On what the scores' constants were fitted, and how well they tell good from bad.
 
@@ -95,6 +111,9 @@ class CalibrationNote(Contract):
     auc_low: float | None = Field(None, ge=0, le=1, description="95% interval")
     auc_high: float | None = Field(None, ge=0, le=1)
     note: str = Field("", description="What it can't detect")
+    first_look: FirstLook | None = Field(
+        None, description="None: not taken since the constants were fitted"
+    )
 
 
 class Calibration(CalibrationNote):
@@ -143,8 +162,8 @@ class ItemAdvice(Contract):
     text: str = Field(
         "",
         max_length=500,
-        description="New caption (recaption); empty: the old one is taken away, and the captioner's "
-        "words, an LLM's or the set's theme stand in",
+        description="New caption (recaption); empty: the old one is taken away, and words of the "
+        "captioner, an LLM or the set's theme stand in",
     )
     detail: str = Field("", max_length=500, description="What was seen, in words")
 

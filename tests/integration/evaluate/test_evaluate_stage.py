@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from lora_factory.diffusion.families import load_base
 from lora_factory.errors import ArtifactError, DataError, Interrupted, ModelError, SpecError
 from lora_factory.evaluate import stage
 from lora_factory.evaluate.evaluator import NAMES
-from lora_factory.evaluate.pairs import FOLDER, Painter
+from lora_factory.evaluate.pairs import FOLDER, Adapter, Painter
 from lora_factory.evaluate.prompts import EvalPrompt
 from lora_factory.models.profiles import PACKAGE, load_profile
 
@@ -185,6 +186,32 @@ def test_base_pictures_are_made_once_for_all_evaluations(judged: Judged, shared:
     assert (again[1] == first[1]).all()
     assert np.abs(again[0] - first[0]).max() <= 2  # alone in its batch, it rounds otherwise
     assert {file: file.stat().st_ino for file in kept} == kept
+
+
+def test_pictures_of_a_fused_adapter_are_those_of_one_beside_the_weights(
+    judged: Judged, untrained: Path, tmp_path: Path
+) -> None:
+    """What evaluation draws in a quarter less time is what serving draws; the base comes back."""
+    dice = torch.Generator().manual_seed(0)
+    file = sabotage(
+        untrained,
+        tmp_path / "random.safetensors",
+        lambda up: torch.randn(up.shape, generator=dice) * 0.02,
+    )
+    entry = load_profile("embedded", Settings()).bases["emoji"]
+    base = load_base(entry)
+    painter = Painter(base, entry.resolve_revision(), QUICK, judged[1])
+    adapter = Adapter.load(base, "random", file)
+    prompts = [EvalPrompt("a kite", 7, -1), EvalPrompt("a boat", 8, -1)]
+
+    def drawn(*with_what: Adapter | None) -> list[np.ndarray]:
+        images = [painter._make(prompts, one, 1.0, QUICK.steps) for one in with_what]
+        return [np.stack([np.asarray(image, dtype=int) for image in some]) for some in images]
+
+    before, fused, beside, after = drawn(None, adapter, replace(adapter, built=True), None)
+    assert np.abs(fused - beside).max() <= 2
+    assert np.abs(fused - before).max() > 20
+    assert (before == after).all()
 
 
 def test_what_cannot_be_drawn_is_neither_beaten_nor_chosen(
