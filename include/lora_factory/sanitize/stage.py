@@ -19,7 +19,6 @@ from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.records import (
     AuditRecord,
     CleanRecord,
-    RawRecord,
     read_jsonl,
     write_jsonl,
 )
@@ -32,8 +31,9 @@ from lora_factory.models.profiles import load_profile
 from lora_factory.sanitize import shard
 from lora_factory.sanitize.advised import drop_advised, followed_advice
 from lora_factory.sanitize.aligned import drop_unaligned
+from lora_factory.sanitize.changes import changes
 from lora_factory.sanitize.dedup import Copies, Evidence, Limits, copies
-from lora_factory.sanitize.items import Item, count_sources, dropped
+from lora_factory.sanitize.items import count_sources, dropped
 from lora_factory.sanitize.parts import AuditLog, read_parts
 from lora_factory.sanitize.report import SanitizeReport
 from lora_factory.sanitize.rights import conditions, drop_protected, drop_taken_down_since
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 __all__ = ["KIND", "SPEC", "VERSION", "conditions", "roles", "run"]
 KIND: Kind = "clean"
-VERSION = 4
+VERSION = 5
 SPEC = SanitizeSpec
 ASKED = set(SanitizeRequest.model_fields) - {"raw", "previous", "force"}
 
@@ -236,21 +236,11 @@ def _records(
 
 def _passed(scored: Scored, index: int) -> AuditRecord:
     item = scored.parts.items[index]
+    told = changes(item.record, item.caption, scored.captions[index])
     return AuditRecord(
         item=item.record.sha256,
         what="image",
         stage="sanitize",
         verdict="kept",
-        detail="; ".join(filter(None, (item.cropped, _changes(scored, index, item)))),
+        detail="; ".join(filter(None, (item.cropped, told))),
     )
-
-
-def _changes(scored: Scored, index: int, item: Item) -> str:
-    """What repair did to the text, and the text before it; empty where it did nothing."""
-    caption = scored.captions[index]
-    if not caption.steps:
-        return ""
-    before = (
-        getattr(item.record, caption.source) if caption.source in RawRecord.model_fields else ""
-    )
-    return f"{' '.join(caption.steps)}: {str(before)!r}"
