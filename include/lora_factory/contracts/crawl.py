@@ -73,7 +73,9 @@ class FrontierStatus(Contract):
     )
     dead: int = Field(0, ge=0, description="Given up after too many tries")
     rate: float = Field(0, ge=0, description="Pages a second of the workers that are alive")
-    idle: float = Field(0, ge=0, description="Seconds since something was settled")
+    idle: float = Field(
+        0, ge=0, description="Seconds since something was settled that a server had answered"
+    )
     finished: bool = False
 
 
@@ -95,8 +97,8 @@ class SharedCrawl(Contract):
 class CrawlStatus(SharedCrawl):
     """A crawl at one moment, as command and page show it.
 
-    ``starting``: nothing was queued yet. ``stalled``: leases are out, and nothing was settled for
-    long. ``deserted``: there is work, and no worker was heard of for longer than a lease lasts.
+    ``starting``: nothing was queued yet. ``stalled``: leases are out, and no server has answered
+    for long. ``deserted``: there is work, and no worker was heard of for longer than a lease lasts.
     """
 
     state: CrawlState

@@ -298,9 +298,9 @@ function op.pause(arguments)
 end
 
 function op.ack(arguments)
-  local settled = 0
-  for i = 1, #arguments, 3 do
-    local token, counts, reason = unpack(arguments, i, i + 2)
+  local settled, answered = 0, false
+  for i = 1, #arguments, 4 do
+    local token, counts, reason, silent = unpack(arguments, i, i + 3)
     local lease = read_lease(token)
     if lease then
       end_lease(lease, counts == '1')
@@ -308,9 +308,10 @@ function op.ack(arguments)
       call('HDEL', key('task'), lease.task.id)
       call('HINCRBY', key('reasons'), reason, 1)
       settled = settled + 1
+      answered = answered or silent == '0'
     end
   end
-  if settled > 0 then call('HSET', key('n'), 'settled_at', stamp(now)) end
+  if answered then call('HSET', key('n'), 'settled_at', stamp(now)) end
   return settled
 end
 

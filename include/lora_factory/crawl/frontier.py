@@ -36,6 +36,8 @@ from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import CrawlRequest
 from lora_factory.crawl.tasks import Kind, Lease, Leftover, Scored, Settled
 
+SILENT = frozenset({"timeout", "unreachable"})
+"""Reason codes of tasks that nobody answered: they come out of a crawl that stands still, too."""
 NONE: Mapping[str, bool] = MappingProxyType({})
 
 

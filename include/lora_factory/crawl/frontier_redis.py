@@ -37,7 +37,7 @@ from lora_factory.contracts.crawl import (
 )
 from lora_factory.contracts.settings import Settings
 from lora_factory.contracts.specs import CrawlRequest
-from lora_factory.crawl.frontier import NONE, Limits, limits_of, nothing_left
+from lora_factory.crawl.frontier import NONE, SILENT, Limits, limits_of, nothing_left
 from lora_factory.crawl.tasks import (
     KINDS,
     Kind,
@@ -92,7 +92,7 @@ class RedisFrontier:
         self._crawl, self._limits, self._patience, self._clock = crawl, limits, patience, clock
         given = {name: value for name, value in asdict(limits).items() if value is not None}
         self._options = json.dumps(given)
-        self._away = False
+        self._waiting = 0  # calls that wait for a server that is away
 
     async def open(self) -> None:
         """See :class:`Frontier`."""
@@ -132,8 +132,11 @@ class RedisFrontier:
     async def ack(self, settled: Sequence[Settled], found: Sequence[Scored] = ()) -> int:
         """See :class:`Frontier`."""
         await self.add(found)
-        parts = ((one.token, int(one.counts), one.reason or "kept") for one in settled)
-        return int(await self._call("ack", *(part for triple in parts for part in triple)))
+        parts = (
+            (one.token, int(one.counts), one.reason or "kept", int(one.reason in SILENT))
+            for one in settled
+        )
+        return int(await self._call("ack", *(part for four in parts for part in four)))
 
     async def nack(self, tokens: Sequence[str], reason: str) -> None:
         """See :class:`Frontier`."""
@@ -213,7 +216,7 @@ class RedisFrontier:
         Each may be sent twice: what is settled, added or claimed stays so, and leases that nobody
         got to see run out.
         """
-        started, waits = time.monotonic(), _waits()
+        started, waits, failed = time.monotonic(), _waits(), 0
         while True:
             now = "" if self._clock is None else repr(self._clock())
             try:
@@ -222,11 +225,15 @@ class RedisFrontier:
                 msg = "LORA_FACTORY_CRAWL_REDIS: the server refuses the password; correct it"
                 raise ConfigurationError(msg) from err
             except AWAY as err:
+                failed += 1
+                if failed == 2:  # one failure may be a connection that went stale
+                    self._away(err)
                 await self._wait(err, started, next(waits))
             except ResponseError as err:
                 raise self._refused(name, err) from err
             else:
-                self._back()
+                if failed > 1:
+                    self._back()
                 return found
 
     async def _wait(self, err: BaseException, started: float, pause: float) -> None:
@@ -236,14 +243,16 @@ class RedisFrontier:
                 f"({type(err).__name__}); start it and run the task again"
             )
             raise ServiceUnavailable(msg) from err
-        if not self._away:
-            self._away = True
-            log.warning("the frontier's Redis is away (%s); waiting", type(err).__name__)
         await asyncio.sleep(pause)
 
+    def _away(self, err: BaseException) -> None:
+        self._waiting += 1
+        if self._waiting == 1:
+            log.warning("the frontier's Redis is away (%s); waiting", type(err).__name__)
+
     def _back(self) -> None:
-        if self._away:
-            self._away = False
+        self._waiting -= 1
+        if self._waiting == 0:
             log.warning("the frontier's Redis is back")
 
     def _refused(self, name: str, err: ResponseError) -> Exception:

@@ -21,7 +21,7 @@ from lora_factory.contracts.crawl import (
     WorkerStats,
     WorkerStatus,
 )
-from lora_factory.crawl.frontier import NONE, Limits, nothing_left
+from lora_factory.crawl.frontier import NONE, SILENT, Limits, nothing_left
 from lora_factory.crawl.tasks import (
     Kind,
     Lease,
@@ -187,7 +187,7 @@ class SqliteFrontier:
     async def ack(self, settled: Sequence[Settled], found: Sequence[Scored] = ()) -> int:
         """See :class:`Frontier`."""
         await self.add(found)
-        held = 0
+        held, answered = 0, False
         with self._transaction():
             for one in settled:
                 task = self._held(one.token)
@@ -204,7 +204,8 @@ class SqliteFrontier:
                     one.reason or "kept",
                 )
                 held += 1
-            if held:
+                answered |= one.reason not in SILENT
+            if answered:
                 self._do("INSERT OR REPLACE INTO marks VALUES ('settled', ?)", self._clock())
         return held
 

@@ -25,7 +25,11 @@ log = logging.getLogger(__name__)
 INDEX = "lf:crawls"
 """Redis hash: crawl id → :class:`SharedCrawl`, so that nobody has to search all keys."""
 STALLED = 180.0
-"""Seconds without anything settled, while leases are out, after which a crawl is stalled."""
+"""Seconds without an answer, while leases are out, after which a crawl is stalled.
+
+Tasks that time out are settled all the same (three tries of 20 s by default): they are no sign of
+life.
+"""
 PATIENCE = 2.0
 """Seconds that somebody who looks waits for a Redis that is away."""
 LOOK = 15.0
@@ -179,7 +183,7 @@ class Watch:
         for name in news.keys() - self._warned:
             log.warning("%s; the %s", news[name], "tasks it held are handed out again")
         if found.state == "stalled" and "stalled" not in self._warned:
-            log.warning("the crawl stalls: %.0f s without a page or image", found.frontier.idle)
+            log.warning("the crawl stalls: no server has answered for %.0f s", found.frontier.idle)
         self._warned = set(news) | ({"stalled"} if found.state == "stalled" else set())
 
 

@@ -356,11 +356,11 @@ def test_status_tells_people_what_goes_on(rig: Rig) -> None:
         assert worker.last_seen == pytest.approx(1, abs=0.01)
         assert (status.hosts_total, status.rate, status.finished) == (2, 1.5, False)
         rig.clock.now += 30
-        await f.ack([Settled(token=lease.token, counts=False, reason="timeout")])
+        await f.ack([Settled(token=lease.token, counts=False, reason="not_found")])
         status = await f.status()
         assert status.workers[0].stalled
         assert status.idle == 0
-        assert (status.rate, status.reasons) == (0, {"timeout": 1})
+        assert (status.rate, status.reasons) == (0, {"not_found": 1})
 
     play(rig, scenario)
 
@@ -466,3 +466,19 @@ def test_a_rest_too_long_to_wait_for_is_told_with_each_task(rig: Rig) -> None:
         assert second.rest == 0.0
 
     play(rig, scenario)
+
+
+def test_tasks_that_nobody_answers_are_no_sign_of_life(rig: Rig) -> None:
+    async def scenario(f: Frontier, rig: Rig) -> None:
+        await f.set_host("a", delay=0, concurrency=9)
+        await f.add([page(f"http://a/{n}") for n in range(3)])
+        first, second, third = await f.lease("w", "page", 9)
+        for lease, reason, idle in ((first, "not_found", 0), (second, "timeout", 20)):
+            rig.clock.now += 20
+            await f.ack([Settled(token=lease.token, counts=True, reason=reason)])
+            assert (await f.status()).idle == pytest.approx(idle, abs=0.1)
+        await f.ack([Settled(token=third.token, counts=True, reason="unreachable")])
+        assert (await f.status()).idle == pytest.approx(20, abs=0.1)
+        assert (await f.status()).reasons == {"not_found": 1, "timeout": 1, "unreachable": 1}
+
+    play(rig, scenario, replace(LIMITS, lease=1000.0))

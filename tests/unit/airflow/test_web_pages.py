@@ -87,7 +87,7 @@ def test_a_page_shows_what_there_is_and_runs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "words"), [("stalled", "nothing was settled for"), ("deserted", "they go on")]
+    ("state", "words"), [("stalled", "no server has answered for"), ("deserted", "they go on")]
 )
 def test_trouble_is_said_in_words(state: str, words: str) -> None:
     assert words in app.render([crawl(state=state)])

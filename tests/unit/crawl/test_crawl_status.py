@@ -93,13 +93,13 @@ def test_a_dead_worker_and_a_stall_are_warned_of_once(caplog: pytest.LogCaptureF
     warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warned == [
         "worker b:2 was not heard of for 99 s: dead; the tasks it held are handed out again",
-        "the crawl stalls: 181 s without a page or image",
+        "the crawl stalls: no server has answered for 181 s",
     ]
     assert caplog.messages.count(line(found)) == 3
     caplog.clear()
     watch.tell(status())  # all is well again, and can go wrong again
     watch.tell(found)
-    assert "the crawl stalls: 181 s without a page or image" in caplog.messages
+    assert "the crawl stalls: no server has answered for 181 s" in caplog.messages
 
 
 def test_one_line() -> None:
