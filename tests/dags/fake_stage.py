@@ -24,6 +24,7 @@ from lora_factory.contracts import specs
 from lora_factory.contracts.base import Counts, StageSpec, sha256_json
 from lora_factory.contracts.evaluation import Advice, DeployReport, EvaluationReport, HardGate
 from lora_factory.contracts.manifest import InputEntry, Manifest, StageResult
+from lora_factory.contracts.optimise import OptimiseReport
 from lora_factory.contracts.settings import Settings
 from lora_factory.runner import _uris
 from lora_factory.store.artifacts import ArtifactStore, open_store
@@ -37,6 +38,7 @@ KINDS = {
     "label": "dataset",
     "tune": "plan",
     "train": "lora",
+    "optimise": "build",
     "evaluate": "evaluation",
     "deploy": "release",
 }
@@ -55,7 +57,7 @@ def main() -> int:
         error = {"type": name, "message": f"{stage} was told to fail", "transient": kind.transient}
         report.write_text(json.dumps({"error": error}))
         return 75 if kind.transient else 1
-    report.write_text(_commit(stage, spec).model_dump_json())
+    report.write_text(commit(stage, spec).model_dump_json())
     return 0
 
 
@@ -68,7 +70,7 @@ def _happened() -> bool:
     return before
 
 
-def _commit(stage: str, spec: StageSpec) -> StageResult:
+def commit(stage: str, spec: StageSpec) -> StageResult:
     store = open_store(Settings.from_environment())
     inputs = dict(_uris(spec))
     entries = tuple(
@@ -118,6 +120,21 @@ def _stats(stage: str, spec: StageSpec, store: ArtifactStore) -> dict[str, objec
             base="b",
             scorer="s",
             checkpoint="checkpoints/step-000080.safetensors",
+        ).model_dump(mode="json")
+    if isinstance(spec, specs.OptimiseSpec):
+        return OptimiseReport(
+            step=spec.step,
+            form="weights",
+            bytes_before=100,
+            bytes_after=100,
+            rank_before=4,
+            rank_after=0,
+            seconds_before=1.0,
+            seconds_after={"onnx": 0.4}.get(spec.step, 0.8),
+            difference=0.0,
+            change=50.0,
+            pictures=spec.pictures,
+            worthwhile=spec.step != "compile",
         ).model_dump(mode="json")
     if isinstance(spec, specs.DeploySpec):
         from lora_factory.deploy.stage import refuse

@@ -28,7 +28,7 @@ def dag(bag):
 
 def test_everything_imports(bag):
     assert bag.import_errors == {}
-    assert set(bag.dags) == {"lora_factory", "lora_feedback_retrain"}
+    assert set(bag.dags) == {"lora_factory", "lora_feedback_retrain", "lora_optimise"}
 
 
 def test_house_rules(bag):
