@@ -104,7 +104,7 @@ class EncodingCache:
         try:
             tensors = _read(file, key)
             os.utime(file)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as err:
             log.warning("cache file %s is damaged (%s); encoding its item again", file.name, err)
