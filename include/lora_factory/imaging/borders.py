@@ -24,6 +24,8 @@ SOLID = 0.02  # a middle with less ink than this is a stripe of a flag, not a pi
 
 def crop_bars(image: Image.Image) -> Image.Image:
     """An RGB image without its letterbox bars; the same object where it has none."""
+    if not _may_have_bars(image):
+        return image
     pixels = np.asarray(image)
     top, bottom = _bars(pixels)
     left, right = _bars(pixels.transpose(1, 0, 2))
@@ -33,6 +35,21 @@ def crop_bars(image: Image.Image) -> Image.Image:
     middle = pixels[box[1] : box[3], box[0] : box[2]].reshape(-1, 3)
     ink = np.abs(middle.astype(np.int16) - np.median(middle, axis=0)).max(axis=1) > TOLERANCE
     return image.crop(box) if ink.mean() > SOLID else image
+
+
+def _may_have_bars(image: Image.Image) -> bool:
+    """Whether the two lines at opposite edges are plain; most pictures' are not."""
+    width, height = image.size
+    edges = (
+        ((0, 0, width, 1), (0, height - 1, width, height)),
+        ((0, 0, 1, height), (width - 1, 0, width, height)),
+    )
+    return any(all(_plain(image.crop(line)) for line in pair) for pair in edges)
+
+
+def _plain(line: Image.Image) -> bool:
+    levels = np.asarray(line.getextrema())
+    return bool((levels[:, 1] - levels[:, 0]).max() <= 2 * TOLERANCE)
 
 
 def _bars(pixels: NDArray[np.uint8]) -> tuple[int, int]:

@@ -95,7 +95,7 @@ def _check_header(image: Image.Image, max_pixels: int) -> None:
 def _plain(image: Image.Image, ground: str) -> Image.Image:
     """Any mode → RGB: rotated, sRGB, on a ground, nothing of the metadata left."""
     profile = image.info.get("icc_profile")
-    image = _upright(image)
+    _turn_upright(image)
     alpha = None
     if image.mode.startswith("I;16"):
         image, alpha = _eight_bits(image)
@@ -106,9 +106,11 @@ def _plain(image: Image.Image, ground: str) -> Image.Image:
     elif image.mode not in {"RGB", "L", "CMYK"}:
         image = image.convert("RGB")
     image = _to_srgb(image, profile) if profile else image
-    plain = Image.new("RGB", image.size, ground)
-    plain.paste(image.convert("RGB"), mask=alpha)
-    return plain
+    plain = image.convert("RGB")
+    plain.info = {}
+    if alpha is None:
+        return plain
+    return Image.composite(plain, Image.new("RGB", plain.size, ground), alpha)
 
 
 def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -124,12 +126,11 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return Image.fromarray((levels >> 8).astype(np.uint8)), alpha
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> None:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except (SyntaxError, ValueError, TypeError, KeyError, OSError, OverflowError) as err:
         log.debug("EXIF left unread: %s", err)  # broken metadata doesn't make a picture useless
-        return image
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:

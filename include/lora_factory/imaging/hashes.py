@@ -63,7 +63,8 @@ def hamming(first: str, second: str) -> int:
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
     """16×16 RGB averages, flattened to 768 values of 0 to 255."""
-    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+    plain = image if image.mode == "RGB" else image.convert("RGB")
+    small = plain.resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.uint8).ravel()
 
 

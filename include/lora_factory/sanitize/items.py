@@ -121,11 +121,12 @@ def admit(source: Source, folder: Path, spec: SanitizeRequest) -> Admitted | Aud
     image = crop_bars(image)
     cropped = "" if image.size == whole else f"cropped {whole} to {image.size}"
     small = reduced(image, MEASURED_SIDE)  # once, for the measures and both fingerprints
-    quality = measure(image, small)
+    grey = small.convert("L")
+    quality = measure(image, small, grey)
     problem = quality.problem(min_side=spec.min_side, max_aspect=spec.max_aspect)
     if problem:
         return dropped(sha256, problem, url)
-    image = reduced(image, spec.max_side)
+    image = small if spec.max_side == MEASURED_SIDE else reduced(image, spec.max_side)
     write_png(image, folder / f"{sha256}.png")
     view = image if min(image.size) < 2 * VIEW else reduced(image, VIEW)
     return Admitted(
@@ -138,7 +139,7 @@ def admit(source: Source, folder: Path, spec: SanitizeRequest) -> Admitted | Aud
             cropped=cropped,
         ),
         view,
-        perceptual_hash(small),
+        perceptual_hash(grey),
         thumbnail(small),
     )
 
