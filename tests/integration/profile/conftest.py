@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,21 +24,10 @@ FOLDERS = {
     "topic_classifier": "bart",
     "captioner": "blip",
     "content_filter": "nsfw",
+    "sdxl": "sdxl",
     "sd15": "sd1",
     "waifu": "sd1",
 }
-XL_BASE = """
-[bases.xl]
-family = "sdxl"
-model = "org/xl"
-variant = "fp16"
-domains = []
-resolution = 64
-learning_rate = 1e-4
-max_rank = 4
-steps = 2
-guidance = 5.0
-"""
 
 
 @pytest.fixture
@@ -83,7 +73,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_hub(tiny_models: Path) -> dict[str, Repo]:
-    """Repositories of the names and commits of profile ``standard``, and an XL."""
+    """Repositories of the names and commits of profile ``standard``."""
     shipped = tomllib.loads(STANDARD.read_text())
     entries = {**shipped["roles"], **shipped["bases"]}
     found = {}
@@ -91,7 +81,6 @@ def tiny_hub(tiny_models: Path) -> dict[str, Repo]:
         entry = entries[name]
         commit = entry["revision"] if len(entry["revision"]) == 40 else "7" * 40
         found[entry["model"]] = Repo.of(tiny_models / folder, commit)
-    found["org/xl"] = Repo.of(tiny_models / "sdxl", "8" * 40)
     return found
 
 
@@ -99,11 +88,10 @@ def tiny_hub(tiny_models: Path) -> dict[str, Repo]:
 def standard_like(
     tiny_hub: dict[str, Repo], online: Callable[[Hub], Path], tmp_path: Path
 ) -> Iterator[Site]:
-    """Profile ``standard`` as it is shipped, but small, with an XL base, and its hub."""
-    text = STANDARD.read_text().replace("resolution = 512", "resolution = 64")
+    """Profile ``standard`` as it is shipped, but small, and its hub."""
+    text = re.sub(r"resolution = \d+", "resolution = 64", STANDARD.read_text())
     start = text.index("[roles.text_embedder.hashes]")
     text = text[:start] + text[text.index("[", start + 1) :]
-    text += XL_BASE
     with Hub(dict(tiny_hub)).running() as hub:
         (tmp_path / "profiles").mkdir()
         settings = Settings(

@@ -51,13 +51,14 @@ def test_all_roles_and_bases_work_without_a_network(pulled: Site) -> None:
     assert describe is not None
     assert len(describe.captions(pictures)) == 2
     assert content_filter(profile).scores(pictures).max() < 0.01
-    base = load_base(profile.base(None, "art"))
-    (image,) = base.generate([GenerationRequest("a red house", 1)], steps=1, guidance=2.0)
-    assert image.size == (64, 64)
-    larger = load_base(profile.base("xl", "art"))
-    (image,) = larger.generate([GenerationRequest("a red house", 1)], steps=1, guidance=2.0)
-    assert image.size == (64, 64)
-    unknown = profile.base("xl", "art").model_copy(update={"family": "sd9"})
+    for domain, family in (("art", "sdxl"), ("photo", "sd1"), ("anime", "sd1")):
+        entry = profile.base(None, domain)
+        assert entry.family == family
+        (image,) = load_base(entry).generate(
+            [GenerationRequest("a red house", 1)], steps=1, guidance=2.0
+        )
+        assert image.size == (64, 64)
+    unknown = profile.base("sdxl", "art").model_copy(update={"family": "sd9"})
     with pytest.raises(ModelError, match="unknown family 'sd9'; this version knows: sd1, sdxl"):
         load_base(unknown)
 
@@ -65,14 +66,14 @@ def test_all_roles_and_bases_work_without_a_network(pulled: Site) -> None:
 def test_a_trigger_word_is_checked_against_every_base(pulled: Site) -> None:
     profile = pulled.profile()
     tokenizers = load_tokenizers(profile)
-    assert set(tokenizers) == set(profile.bases) == {"sd15", "waifu", "xl"}
+    assert set(tokenizers) == set(profile.bases) == {"sdxl", "sd15", "waifu"}
     check_trigger("zuvok", tokenizers, set())
-    with pytest.raises(SpecError, match="'dog' is a single token of base 'sd15'"):
+    with pytest.raises(SpecError, match="'dog' is a single token of base 'sdxl'"):
         check_trigger("dog", tokenizers, set())
 
 
 def test_an_xl_base_is_pulled_whole(pulled: Site) -> None:
-    files = pulled.lock().bases["xl"].files
+    files = pulled.lock().bases["sdxl"].files
     assert {path.partition("/")[0] for path in files} == {
         "model_index.json",
         "scheduler",

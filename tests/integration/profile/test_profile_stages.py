@@ -59,9 +59,12 @@ def test_from_a_folder_to_a_lora(settings: Settings) -> None:
     raw = stage("crawl", topics=TOPICS, source="folder", folder="mine", as_of=as_of)
     clean = stage("sanitize", raw=raw, **ALL_ALIKE)
     assert stats(clean)["counts"]["kept"] >= 8, stats(clean)["counts"]
+    assert stats(clean)["text_changes"]["generated"] > 0  # by the BLIP
     data = stage("label", clean=clean, topics=TOPICS, trigger="zqsgn")
+    assert set(stats(data)["trigger_tokens"]) == {"sdxl", "sd15", "waifu"}
     plan = stage("tune", dataset=data, epochs=1, max_minutes=0.01)
     lora = stage("train", dataset=data, plan=plan)
+    assert stats(plan)["plan"]["base"] == "sdxl"
     trained = open_store(settings).read_manifest(lora)
     assert trained.stats["steps"] >= 2
     assert "lora.safetensors" in {file.path for file in trained.files}
