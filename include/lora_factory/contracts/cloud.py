@@ -81,7 +81,6 @@ class CloudRunSettings(Contract):
     cpu: int = Field(4, ge=1, le=20)
     memory: str = Field("16Gi", pattern=r"^\d+[GM]i$")
     instances: int = Field(3, ge=1, le=1000, description="At most; none while nobody asks")
-    endpoint: str = Field("", description="Of the API; empty: Google's own")
 
 
 class AzureSettings(Contract):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,16 +62,6 @@ def pinned_image(ecr: Any, image: str) -> str:
             registryId=account, repositoryName=repository, imageIds=[wanted]
         )["imageDetails"]
     return f"{image.split('/', maxsplit=1)[0]}/{repository}@{details[0]['imageDigest']}"
-
-
-def service_name(prefix: str, adapter: str, limit: int) -> str:
-    """``<prefix>-<adapter>`` of letters, digits and ``-``; shortened names stay different."""
-    whole = f"{prefix}-{adapter}"
-    plain = whole.replace("_", "-").rstrip("-")
-    if plain == whole and len(whole) <= limit:
-        return whole
-    mark = hashlib.sha256(adapter.encode()).hexdigest()[:8]
-    return f"{plain[: limit - 9].rstrip('-')}-{mark}"
 
 
 @contextmanager

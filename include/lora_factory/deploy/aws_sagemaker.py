@@ -19,8 +19,8 @@ from uuid import uuid4
 from lora_factory.contracts.cloud import DIGEST
 from lora_factory.contracts.serving import GenerateRequest, GenerateResponse
 from lora_factory.deploy.answers import drawn
-from lora_factory.deploy.aws import aws_errors, clients, is_missing, pinned_image, service_name
-from lora_factory.deploy.revisions import Revision
+from lora_factory.deploy.aws import aws_errors, clients, is_missing, pinned_image
+from lora_factory.deploy.revisions import Revision, service_name
 from lora_factory.errors import ConfigurationError, ReleaseError, ServiceUnavailable
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from lora_factory.contracts.settings import Settings
 from lora_factory.deploy.aws_lambda import LambdaRevisions
 from lora_factory.deploy.aws_sagemaker import SageMakerRevisions
 from lora_factory.deploy.cloud import CloudTarget
+from lora_factory.deploy.gcp_cloud_run import CloudRunRevisions
 from lora_factory.deploy.releases import Releases
 from lora_factory.deploy.revisions import Revisions
 from lora_factory.errors import ConfigurationError
@@ -15,6 +16,7 @@ from lora_factory.errors import ConfigurationError
 CLOUDS: dict[str, Callable[[Settings], Revisions]] = {
     "aws-lambda": LambdaRevisions,
     "aws-sagemaker": SageMakerRevisions,
+    "cloud-run": CloudRunRevisions,
 }
 
 

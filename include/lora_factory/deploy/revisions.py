@@ -8,6 +8,7 @@ only says how its API does each of these.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -78,3 +79,13 @@ class Revisions(Protocol):
 
     def endpoint(self, service: str) -> str:
         """Where users ask, once there is traffic."""
+
+
+def service_name(prefix: str, adapter: str, limit: int) -> str:
+    """``<prefix>-<adapter>`` of letters, digits and ``-``; shortened names stay different."""
+    whole = f"{prefix}-{adapter}"
+    plain = whole.replace("_", "-").rstrip("-")
+    if plain == whole and len(whole) <= limit:
+        return whole
+    mark = hashlib.sha256(adapter.encode()).hexdigest()[:8]
+    return f"{plain[: limit - 9].rstrip('-')}-{mark}"
