@@ -74,7 +74,7 @@ def catalog_dsn(shared_dsn: str) -> str:
     with connection, connection.cursor() as cursor:
         cursor.execute(
             "TRUNCATE models, deployments, generations, feedback, retrain_decisions, "
-            "takedowns, takedown_finds, api_keys"
+            "takedowns, takedown_finds, api_keys, trainings"
         )
     connection.close()
     return shared_dsn

@@ -7,5 +7,5 @@ the exit status; what a person asked to see goes to standard output, all else to
 
 NAMES = (
     *("adapters", "apikey", "catalog", "compare", "crawl-status", "deploy-plan"),
-    *("export", "keys", "profile", "protect", "takedown", "topics", "verify"),
+    *("export", "keys", "profile", "protect", "stop", "takedown", "topics", "verify"),
 )

@@ -89,3 +89,15 @@ class RetrainDecision(Contract):
     n: int
     new_items: int
     run_id: str | None = Field(None, description="Run that a retrain verdict asks for")
+
+
+class Training(Contract):
+    """A training under way in a run, as it last said."""
+
+    run_id: str = Field(min_length=1, max_length=250)
+    step: int = Field(ge=0)
+    steps: int = Field(ge=1)
+    started_at: datetime
+    seen_at: datetime
+    stop_at: datetime | None = Field(None, description="When a person asked it to end")
+    stop_by: str | None = None

@@ -11,7 +11,6 @@ from lora_factory.contracts.evaluation import Advice
 from lora_factory.contracts.options import TrainingAction, TrainOptions
 from lora_factory.contracts.records import Domain
 
-
 StoppedBy = Literal["steps", "overfit", "collapse", "time", "request"]
 
 

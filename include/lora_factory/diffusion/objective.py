@@ -61,20 +61,21 @@ def denoising_loss(
     return per_image
 
 
-def clean_latents(
+def split_prediction(
     base: DiffusionBase, noised: Tensor, predicted: Tensor, timesteps: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The clean latents that a prediction amounts to, and each one's signal-to-noise ratio.
+    """The clean latents and the noise that a prediction amounts to.
 
     Noised latents and target are both linear in latents and noise, whatever the family predicts
-    (epsilon, v, velocity of a flow); two equations give the two unknowns.
+    (epsilon, v, velocity of a flow): two equations for two unknowns.
     """
     import torch
 
     one = torch.ones((len(noised), 1, 1, 1), device=noised.device)
     nothing = torch.zeros_like(one)
-    signal, target_signal = base.add_noise(one, nothing, timesteps)
-    noise, target_noise = base.add_noise(nothing, one, timesteps)
-    determinant = (signal * target_noise - noise * target_signal).clamp_min(1e-4)
-    clean = (target_noise * noised - noise * predicted.float()) / determinant
-    return clean, (signal / noise.clamp_min(1e-8)).square().flatten()
+    a, c = base.add_noise(one, nothing, timesteps)
+    b, d = base.add_noise(nothing, one, timesteps)
+    # Positive: signal and noise in one, (signal + noise)², or the signal, which may be nearly 0.
+    scale = (a * d - b * c).clamp_min(1e-3)
+    predicted = predicted.float()
+    return (d * noised - b * predicted) / scale, (a * predicted - c * noised) / scale

@@ -29,6 +29,7 @@ from lora_factory.contracts.registry import (
     RatingSummary,
     RetrainDecision,
     Scope,
+    Training,
 )
 from lora_factory.contracts.takedown import Reach, Takedown
 from lora_factory.errors import ConfigurationError, ServiceUnavailable, SpecError
@@ -335,6 +336,37 @@ class Catalog:
         """Make a key useless; False if there is none of this id, or it is so already."""
         with self._transaction() as cursor:
             return _one(cursor, "api_key_revoke", {"id": identity}) is not None
+
+    # -- trainings under way
+
+    def training_seen(self, run_id: str, training: str, step: int, steps: int) -> bool:
+        """Say how far a training is; whether a person asked it to end."""
+        values = {"run_id": run_id, "training": training, "step": step, "steps": steps}
+        with self._transaction() as cursor:
+            row = _one(cursor, "training_seen", values)
+        return bool(row and row["stop"])
+
+    def training_ended(self, run_id: str, training: str, step: int) -> None:
+        """Say that a training ended after ``step`` steps."""
+        with self._transaction() as cursor:
+            _run(cursor, "training_end", {"run_id": run_id, "training": training, "step": step})
+
+    def stop_training(self, run_id: str, by: str) -> list[Training]:
+        """Ask the training of a run to end in order; none: it has none under way."""
+        with self._transaction() as cursor:
+            rows = _all(cursor, "training_stop", {"run_id": run_id, "by": by})
+        return [Training.model_validate(row) for row in rows]
+
+    def stop_asked(self, run_id: str) -> bool:
+        """Whether a person asked any training of this run to end."""
+        with self._transaction() as cursor:
+            row = _one(cursor, "training_asked", {"run_id": run_id})
+        return bool(row and row["stop"])
+
+    def trainings(self) -> list[Training]:
+        """Trainings that didn't end, the oldest first; killed ones are not seen any more."""
+        with self._transaction() as cursor:
+            return [Training.model_validate(row) for row in _all(cursor, "trainings_open", {})]
 
     # -- connections
 

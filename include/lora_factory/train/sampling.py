@@ -171,14 +171,15 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
         yield cut_batch(batch, slice(at, at + size))
 
 
-def cut_batch(batch: Batch, cut: slice) -> Batch:
+def cut_batch(batch: Batch, cut: slice | list[int]) -> Batch:
     """Some of a batch's items, in order."""
+    indices = batch.indices[cut] if isinstance(cut, slice) else [batch.indices[i] for i in cut]
     return Batch(
         batch.latents[cut],
         {name: rows[cut] for name, rows in batch.text.items()},
         batch.noise[cut],
         batch.timesteps[cut],
-        batch.indices[cut],
+        indices,
         batch.sizes[cut],
     )
 

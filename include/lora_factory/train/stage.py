@@ -27,9 +27,13 @@ from lora_factory.diffusion.families import load_base
 from lora_factory.errors import ArtifactError, ModelError
 from lora_factory.models.loaders import limit_threads
 from lora_factory.models.profiles import BaseEntry, load_profile
+from lora_factory.train.cache import EncodingCache, open_cache
 from lora_factory.train.data import load_split
 from lora_factory.train.loop import Data, LoRATrainer
 from lora_factory.train.plot import plot_losses
+from lora_factory.train.reload import check_reload
+from lora_factory.train.sampling import probe_batches
+from lora_factory.train.state import Adapter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,22 +67,37 @@ def run(spec: TrainSpec, ctx: StageContext) -> TrainReport:
     limit_threads(ctx.settings)
     plan, info = read_inputs(ctx)
     base = load_base(plan_entry(spec, plan, ctx))
-    train = load_split("train", plan, base, ctx)
+    with open_cache(ctx.settings) as cache:  # held open: what this run uses isn't evicted
+        return _train(spec, plan, info, base, cache, ctx)
+
+
+def _train(
+    spec: TrainSpec,
+    plan: TrainPlan,
+    info: DatasetInfo,
+    base: DiffusionBase,
+    cache: EncodingCache,
+    ctx: StageContext,
+) -> TrainReport:
+    train = load_split("train", plan, base, ctx, cache)
     if train is None:
         msg = f"dataset {ctx.inputs['dataset'].path} has no training image; label it again"
         raise ArtifactError(msg)
-    validation = load_split("validation", plan, base, ctx)
+    validation = load_split("validation", plan, base, ctx, cache)
     if validation is None:
         log.warning("no validation split: the probe uses training images and can't see overfitting")
+    base.release_encoders()
     parameters = attach_adapter(spec, plan, base, ctx)
     header = metadata(plan, info, ctx)
 
     def save(file: Path, step: int) -> None:
         base.save_adapter(ADAPTER, file, {**header, "ss_steps": str(step)})
 
-    trainer = LoRATrainer(plan, base, Data(train, validation or train), parameters, save, ctx)
+    data, adapter = Data(train, validation or train), Adapter(ADAPTER, parameters, save)
+    trainer = LoRATrainer(plan, base, data, adapter, ctx)
     outcome = trainer.train()
     save(ctx.out / "lora.safetensors", outcome.best_step)
+    check_reload(base, ADAPTER, ctx.out / "lora.safetensors", probe_batches(train, base)[0])
     checkpoints = trainer.snapshots.publish(ctx.out, outcome.steps, outcome.best_step)
     shutil.copyfile(ctx.scratch / "training.jsonl", ctx.out / "training.jsonl")
     plot_losses(trainer.monitor, outcome.best_step, ctx.out / "loss.png")
@@ -95,7 +114,11 @@ def run(spec: TrainSpec, ctx: StageContext) -> TrainReport:
         validation_loss=outcome.best,
         images_per_second=outcome.images_per_second,
         peak_memory_mb=peak_memory_mb(base.device),
+        buckets=train.shapes,
+        cut_captions=train.cut_captions,
+        cache=cache.use,
         stopped_by=outcome.stopped_by,
+        actions=tuple(trainer.monitor.actions),
         checkpoints=checkpoints,
         advice=plan.advice,
     )

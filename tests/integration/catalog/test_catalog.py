@@ -71,8 +71,8 @@ def test_migrating_again_and_at_once_changes_nothing(postgres: EmbeddedPostgres)
     dsn = postgres.dsn("migrate_many")
     with ThreadPoolExecutor(4) as pool:
         heads = set(pool.map(lambda _: Catalog(dsn).migrate(), range(4)))
-    assert heads == {"0003"}
-    assert Catalog(dsn).migrate() == "0003"
+    assert heads == {"0004"}
+    assert Catalog(dsn).migrate() == "0004"
     Catalog(dsn).check()
 
 
@@ -89,7 +89,7 @@ def test_a_migrator_waits_for_the_one_at_work(
             Catalog(dsn).migrate()
     finally:
         holder.close()
-    assert Catalog(dsn).migrate() == "0003"
+    assert Catalog(dsn).migrate() == "0004"
 
 
 def test_empty_and_foreign_schemas_name_the_command(postgres: EmbeddedPostgres) -> None:
@@ -101,7 +101,7 @@ def test_empty_and_foreign_schemas_name_the_command(postgres: EmbeddedPostgres) 
     newer = postgres.dsn("newer")
     Catalog(newer).migrate()
     query(newer, "UPDATE catalog_version SET version_num = '9999' RETURNING 1")
-    with pytest.raises(ConfigurationError, match=r"schema is 9999, this version needs 0003"):
+    with pytest.raises(ConfigurationError, match=r"schema is 9999, this version needs 0004"):
         Catalog(newer).check()
 
 

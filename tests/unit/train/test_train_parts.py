@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
 from lora_factory.diffusion.base import DiffusionBase
-from lora_factory.train.checkpoint import load_checkpoint, save_checkpoint
 from lora_factory.train.data import Bucket, Shape, Split
-from lora_factory.train.loop import lr_factor
 from lora_factory.train.monitor import TrainingMonitor
 from lora_factory.train.plot import plot_losses, smooth
 from lora_factory.train.sampling import Sampler, probe_batches, split_batch
 from lora_factory.train.snapshots import snapshot_steps
-from training_data import make_plan, read_rows
+from training_data import make_plan
 
 
 def random_split(n: int = 6) -> Split:
@@ -85,61 +81,6 @@ def test_probes_are_fixed_and_parts_add_up(base: DiffusionBase) -> None:
     parts = list(split_batch(first, 12))
     assert [len(part.indices) for part in parts] == [12, 12, 8]
     assert torch.equal(torch.cat([part.noise for part in parts]), first.noise)
-
-
-def test_learning_rate_warms_up_and_falls_to_zero() -> None:
-    plan = make_plan(steps=100, warmup_steps=4)
-    rates = [lr_factor(step, plan) for step in range(100)]
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[52] == pytest.approx(0.5)
-    assert all(one >= two for one, two in pairwise(rates[4:]))
-    assert 0 < rates[-1] < 0.001
-
-
-def run_of(monitor: TrainingMonitor, train: list[float], validation: list[float]) -> None:
-    for step, (one, two) in enumerate(zip(train, validation, strict=True)):
-        monitor.log({"step": step, "train_probe": one, "val": two})
-
-
-def test_overfitting_is_the_articles_ratio_relative_to_the_start(tmp_path: Path) -> None:
-    harder = TrainingMonitor(tmp_path / "a")
-    run_of(harder, [0.5] * 6, [0.9] * 6)  # validation is harder from the start: no overfitting
-    assert not harder.detect_overfitting()
-    falling = TrainingMonitor(tmp_path / "b")
-    run_of(falling, [0.5, 0.5, 0.4, 0.35, 0.35, 0.35], [0.5, 0.5, 0.45, 0.45, 0.45, 0.45])
-    assert falling.detect_overfitting()  # 0.45 / 0.5 > 1.2 · 0.35 / 0.5
-    short = TrainingMonitor(tmp_path / "c")
-    run_of(short, [0.5, 0.1, 0.1, 0.1], [0.5, 0.9, 0.9, 0.9])
-    assert not short.detect_overfitting()
-
-
-def test_a_resumed_monitor_forgets_what_lies_after_the_checkpoint(tmp_path: Path) -> None:
-    file = tmp_path / "training.jsonl"
-    monitor = TrainingMonitor(file)
-    for step in range(1, 6):
-        monitor.log({"step": step, "loss": 1.0 / step, "lr": 0.1, "grad_norm": 1.0})
-    file.write_text(file.read_text() + '{"step": 6, "lo')  # killed while writing
-    again = TrainingMonitor(file)
-    again.resume(3)
-    assert again.losses == [1.0, 1 / 2, 1 / 3]
-    assert [row["step"] for row in read_rows(file)] == [1, 2, 3]
-    assert again.recent_loss(2) == pytest.approx(5 / 12)
-    assert math.isnan(TrainingMonitor(tmp_path / "none").recent_loss())
-
-
-def test_a_checkpoint_comes_back_and_a_damaged_one_does_not(tmp_path: Path) -> None:
-    file = tmp_path / "c.safetensors"
-    assert load_checkpoint(file, "f") is None
-    tensors = {"weight.0": torch.randn(3, 4), "adam.0.step": torch.tensor(7.0)}
-    save_checkpoint(file, tensors, {"fingerprint": "f", "step": 7})
-    found = load_checkpoint(file, "f")
-    assert found is not None
-    assert found[1]["step"] == 7
-    assert all(torch.equal(found[0][name], tensor) for name, tensor in tensors.items())
-    assert load_checkpoint(file, "another") is None
-    assert [path.name for path in tmp_path.iterdir()] == ["c.safetensors"]
-    file.write_bytes(file.read_bytes()[:-5])
-    assert load_checkpoint(file, "f") is None
 
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:

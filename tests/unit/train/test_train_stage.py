@@ -97,7 +97,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     # Asked once by each of the two splits' two encodings, then once a step.
     with pytest.raises(Interrupted):
         stage.run(SPEC, dataclasses.replace(broken, stop=StopsAfter(4 + 5)))
-    assert (broken.scratch / "checkpoint.safetensors").exists()
+    assert (broken.scratch / "checkpoint-00000005.safetensors").exists()
     assert not any(broken.out.iterdir())
     report = stage.run(SPEC, broken)
     assert report.resumed_from == 5
@@ -117,10 +117,10 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(
     save = stage.LoRATrainer._checkpoint
     count = iter(range(100))
 
-    def dies_at_the_third(trainer: stage.LoRATrainer, step: int) -> None:
+    def dies_at_the_third(trainer: stage.LoRATrainer) -> str:
         if next(count) == 2:
             raise KeyboardInterrupt  # what no handler of ours may turn into a clean end
-        save(trainer, step)
+        return save(trainer)
 
     monkeypatch.setattr(stage.LoRATrainer, "_checkpoint", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
