@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from lora_factory.contracts.settings import Settings
 from lora_factory.models.profiles import Profile, load_profile, lock_file
 from lora_factory.models.pull import pull, readable_size
-from lora_factory.models.status import ModelStatus, ProfileStatus, inspect
+from lora_factory.models.status import NOT_PULLED, ModelStatus, ProfileStatus, inspect
 
 HELP = "models of a profile: check them, pull them"
 DEFAULT = "standard"
@@ -70,7 +70,8 @@ def _status(args: argparse.Namespace, profile: Profile, settings: Settings) -> P
     where = device()
     pulled = args.action == "pull"  # which has just verified everything it left
     models = tuple(
-        inspect(
+        _with_endpoint(model, settings)
+        for model in inspect(
             profile,
             where,
             sorted(FAMILIES),
@@ -88,6 +89,13 @@ def _status(args: argparse.Namespace, profile: Profile, settings: Settings) -> P
     )
 
 
+def _with_endpoint(model: ModelStatus, settings: Settings) -> ModelStatus:
+    if model.kind != "llm" or settings.llm_url:
+        return model
+    problem = "LORA_FACTORY_LLM_URL is not set: pictures are labelled zero-shot"
+    return model.model_copy(update={"problem": problem})
+
+
 def _with_failure(model: ModelStatus, failed: Mapping[str, str]) -> ModelStatus:
     if model.name not in failed:
         return model
@@ -96,7 +104,9 @@ def _with_failure(model: ModelStatus, failed: Mapping[str, str]) -> ModelStatus:
 
 def table(status: ProfileStatus) -> str:
     """The state of a profile for people: one line a model, problems below it."""
-    rows = [("", "kind", "model", "revision", "size", "licence", "files", "on", "state")]
+    rows = [
+        ("role or base", "kind", "model", "revision", "size", "licence", "files", "on", "state")
+    ]
     for model in status.models:
         place = " ".join(part for part in (model.device, model.dtype) if part)
         rows.append((
@@ -114,15 +124,14 @@ def table(status: ProfileStatus) -> str:
     lines = [_line(rows[0], widths)]
     for row, model in zip(rows[1:], status.models, strict=True):
         lines.append(_line(row, widths))
-        if model.problem:
+        if model.problem and model.problem != NOT_PULLED:  # which the state says
             lines.append(f"  ! {model.problem}")
     good = sum(model.usable for model in status.models)
-    lines += [
-        "",
-        f"profile {status.profile}: {good} of {len(status.models)} usable",
-        f"cache {status.cache}",
-        f"lock {status.lock}",
-    ]
+    lines += ["", f"profile {status.profile}: {good} of {len(status.models)} usable"]
+    if missing := sum(model.state in {"not pulled", "incomplete"} for model in status.models):
+        lines.append(f"{missing} to pull: python -m lora_factory profile pull {status.profile}")
+    if any(model.state not in {"no files", "present"} for model in status.models):
+        lines += [f"cache {status.cache}", f"lock {status.lock}"]
     return "\n".join(lines) + "\n"
 
 

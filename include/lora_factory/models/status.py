@@ -21,6 +21,7 @@ State = Literal[
     "verified", "complete", "present", "no files", "incomplete", "not pulled", "refused"
 ]
 USABLE: frozenset[State] = frozenset({"verified", "complete", "present", "no files"})
+NOT_PULLED = "run `profile pull`"
 WEIGHTS = (".safetensors", ".onnx")
 INSTEAD = {
     "embedding": "text_embedder",
@@ -124,7 +125,7 @@ def _status(
 def _hub(entry: ModelRef, *, hashes: bool, online: bool) -> dict[str, object]:
     found: dict[str, object] = {"revision": entry.revision}
     if (locked := entry.locked) is None:
-        found |= {"state": "not pulled", "problem": "run `profile pull`"}
+        found |= {"state": "not pulled", "problem": NOT_PULLED}
         if not COMMIT.fullmatch(entry.revision):
             found["problem"] = f"{entry.revision} is a branch or tag; `profile pull` locks it"
         return found | (_ask(entry) if online else {})
