@@ -35,7 +35,7 @@ class ExpansionSpec(Contract):
         0.4,
         ge=-1,
         le=1,
-        description="Cosine to the topic, as a share of what the topic's own word has, below "
+        description="Cosine to the topic, as a share of what the topic's own words have, below "
         "which a term has drifted away",
     )
     languages: tuple[str, ...] = Field(
@@ -64,7 +64,9 @@ class Term(Contract):
     graph: Graph | None = Field(None, description="Who named it; None: the topic itself")
     start: str = Field("", description="Words of the topic that the path begins with")
     path: tuple[Hop, ...] = ()
-    similarity: float = Field(1.0, ge=-1.001, le=1.001, description="Cosine to the topic")
+    similarity: float = Field(
+        1.0, ge=-1.001, le=1.001, description="Cosine to the topic, as that share"
+    )
 
 
 class DroppedTerm(Contract):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lora_factory.models.roles import TextEmbedder, Vectors
 
 KIND: Kind = "crawlplan"
-VERSION = 1
+VERSION = 2
 SPEC = PlanSpec
 FILE = "plan.json"
 

@@ -3,20 +3,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from knowledge_graphs import TableEmbedder, write_dump, write_wordnet
+from labelled_terms import CHOSEN, HELD, Labels
 from lora_factory.contracts.expansion import Expansion, ExpansionSpec, Graph, alone
 from lora_factory.contracts.settings import Settings
 from lora_factory.crawl import plan, stage
 from lora_factory.crawl.graph.assertions import import_dump
 from lora_factory.crawl.graph.base import Related, best_first
 from lora_factory.crawl.graph.expand import expand, revisions
-from lora_factory.crawl.graph.terms import Candidate, Sieve, Start, query, starts
+from lora_factory.crawl.graph.terms import Candidate, Sieve, Start, nearness, query, starts
+from lora_factory.crawl.graph.wordnet import WordNet
 from lora_factory.crawl.links import LinkScorer
 from lora_factory.errors import Interrupted
+from lora_factory.models.loaders import text_embedder
+from lora_factory.models.profiles import load_profile
+
+DEBIAN = Path("/usr/share/wordnet")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +81,45 @@ def test_drift_is_measured_against_the_topics_own_word() -> None:
     sieve = judged("owl", "machine", "poet", owl=0.21, machine=0.19, poet=-0.5)
     assert [term.text for _, term in sieve.kept] == ["owl"]  # type: ignore[attr-defined]
     assert reasons(sieve) == {"machine": "drift", "poet": "drift"}
-    assert sieve.dropped[0].detail == "cosine 0.19, the topic's own 'birds' has 0.50"
+    assert sieve.dropped[0].detail == "0.38 of what the topic's own words have"
+
+
+def test_terms_of_one_meaning_drift_together() -> None:
+    def named(term: str, meaning: str) -> Related:
+        return Related(term, "r", 0.5, "s", meaning=meaning, gloss=f"what {term} means")
+
+    animals = [named("owl", "1"), named("kite", "1")]
+    prison = [named("lag", "2"), named("con", "2")]
+    table = {"owl: what owl means": 0.5, "kite: what kite means": 0.1}  # mean 0.3, of 0.5
+    table |= {"lag: what lag means": 0.05, "con: what con means": 0.2}
+    start = Start("woodcut birds", "birds", "birds", 1.0)
+    sieve = Sieve([start.topic], ["en"], 0.4, TableEmbedder({"birds": 0.5, **table}))
+    found = [Candidate(start, one) for one in animals + prison]
+    kept = {term.text: term.similarity for _, term in sieve.judge(found, "wordnet")}
+    assert kept == {"owl": pytest.approx(0.70), "kite": pytest.approx(0.50)}
+    assert reasons(sieve) == {"lag": "drift", "con": "drift"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DEBIAN / "data.noun").is_file(), reason="wordnet-base isn't installed")
+@pytest.mark.parametrize(("labelled", "least"), [(CHOSEN, 0.87), (HELD, 0.79)])
+def test_drift_is_told_on_real_words(labelled: dict[str, Labels], least: float) -> None:
+    """The figures of :func:`nearness`, within what rounding may change."""
+    graph = WordNet(DEBIAN)
+    embedder = text_embedder(load_profile("embedded", Settings()))
+    good, drifted = list[float](), list[float]()
+    for topic, labels in labelled.items():
+        sieve = Sieve([topic], ["en"], 0.4, None)
+        found: dict[str, Candidate] = {}
+        for start in starts(topic):
+            for one in graph.related(start.text, 16):
+                if sieve._look(candidate := Candidate(start, one))[0] is None:
+                    found.setdefault(one.term, candidate)
+        for term, near in zip(found, nearness(list(found.values()), embedder), strict=True):
+            if term not in labels.unclear:
+                (drifted if term in labels.drifted else good).append(near)
+    assert min(len(good), len(drifted)) > 150
+    assert np.mean([a > b for a in good for b in drifted]) > least
 
 
 def test_a_vector_that_is_no_number_passes_nothing() -> None:

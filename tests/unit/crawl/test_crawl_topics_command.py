@@ -43,11 +43,12 @@ def test_an_expansion_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LORA_FACTORY_WORDNET", str(write_wordnet(tmp_path)))
-    monkeypatch.setattr(loaders, "text_embedder", lambda _: TableEmbedder({"penguin": 0.1}))
+    drifts = TableEmbedder({"penguin: short-legged flightless birds": -1.0})
+    monkeypatch.setattr(loaders, "text_embedder", lambda _: drifts)
     assert main(["topics", "expand", "woodcut birds", "--graphs", "wordnet"]) == 0
     told = capsys.readouterr().out
     assert " 1.00        topic  woodcut birds\n" in told
-    assert " 0.72  1.00  birds → [kind of it] owl\n" in told
+    assert " 0.72  0.50  birds → [kind of it] owl\n" in told
     assert "wordnet answered in" in told
     assert "left out: drift 1" in told
     found = expand(

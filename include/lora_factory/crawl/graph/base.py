@@ -49,7 +49,9 @@ class Related:
     """A neighbour of a term.
 
     ``weight`` in (0, 1]: the relation's worth times how sure the graph is. ``source`` says where
-    it was read. ``offensive``: the graph itself marks it as a slur.
+    it was read. ``offensive``: the graph itself marks it as a slur. ``gloss``: what it means, in
+    the graph's words. ``meaning``: the one of the word asked for by which it was found; terms of
+    one meaning drift together.
     """
 
     term: str
@@ -58,6 +60,8 @@ class Related:
     source: str
     language: str = "en"
     offensive: bool = False
+    gloss: str = ""
+    meaning: str = ""
 
 
 class KnowledgeGraph(Protocol):

@@ -188,16 +188,15 @@ class WordNet:
         self._data.close()
 
     def _around(self, synset: Synset, sure: float, limit: int) -> Iterator[Related]:
-        yield from self._named(synset, "synonym", SAME * sure)
-        for offset in synset.to("@", "@i"):
-            yield from self._named(self._synset(offset), "broader", BROADER * sure)
+        around = [(synset, "synonym", SAME)]
+        around += [(self._synset(to), "broader", BROADER) for to in synset.to("@", "@i")]
         for symbol, what in PARTS.items():
-            for offset in synset.to(symbol):
-                yield from self._named(self._synset(offset), f"{what} of it", PART * sure)
-        for offset in synset.to("#p", "#m"):
-            yield from self._named(self._synset(offset), "whole", WHOLE * sure)
-        for kind, known in self._kinds(synset, limit):
-            yield from self._named(kind, "kind of it", NARROWER * sure * known)
+            around += [(self._synset(to), f"{what} of it", PART) for to in synset.to(symbol)]
+        around += [(self._synset(to), "whole", WHOLE) for to in synset.to("#p", "#m")]
+        kinds = self._kinds(synset, limit)
+        around += [(kind, "kind of it", NARROWER * known) for kind, known in kinds]
+        for one, relation, worth in around:
+            yield from self._named(one, relation, worth * sure, str(synset.offset))
 
     def _kinds(self, synset: Synset, limit: int) -> list[tuple[Synset, float]]:
         """The ``limit`` best-known kinds, and how well known each is among them, 0.75 to 1.
@@ -218,13 +217,23 @@ class WordNet:
         best = found[:limit]
         return [(one, 1 - 0.25 * at / max(1, len(best))) for at, (_, _, one) in enumerate(best)]
 
-    def _named(self, synset: Synset, relation: str, weight: float) -> Iterator[Related]:
+    def _named(
+        self, synset: Synset, relation: str, weight: float, meaning: str
+    ) -> Iterator[Related]:
         # The words of a synset stand in order of frequency: the first is what people write, the
         # last often Latin.
         for at, word in enumerate(synset.words[: 3 if relation == "synonym" else 1]):
             if term := clean_term(word):
                 source = f"wordnet:{synset.offset:08d}-n"
-                yield Related(term, relation, weight * 0.9**at, source, offensive=synset.offensive)
+                yield Related(
+                    term,
+                    relation,
+                    weight * 0.9**at,
+                    source,
+                    offensive=synset.offensive,
+                    gloss=synset.gloss.partition(";")[0],
+                    meaning=meaning,
+                )
 
     def _senses(self, term: str) -> tuple[int, ...]:
         word = "_".join(term.lower().split())
