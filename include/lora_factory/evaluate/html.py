@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_factory.evaluate.verdict import calibration_notes
 from lora_factory.reporting import page
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ def _doubts(report: EvaluationReport) -> list[str]:
     return ["the evaluation asks for a look"]
 
 
+def _told(note: str, report: EvaluationReport) -> bool:
+    """Whether the page's sentences on the calibration say what a note says."""
+    return note in calibration_notes(report.calibration)
+
+
 def nearest_in_words(nearest: Nearest) -> str:
     """How near a picture is to the training image nearest to it."""
     verdict = "repeats the original" if nearest.copied else "no copy"
@@ -137,6 +143,7 @@ def render_html(report: EvaluationReport, pictures: ReportPictures) -> str:
         shown=SHOWN,
         verdict=VERDICTS[report.verdict],
         steps=next_steps(report),
+        notes=[note for note in report.notes if not _told(note, report)],
         gates=GATES,
         metrics=METRICS,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lora_factory.evaluate.statistics import geometric_mean
 
 if TYPE_CHECKING:
-    from lora_factory.contracts.evaluation import Calibration, Verdict
+    from lora_factory.contracts.evaluation import Calibration, CalibrationNote, Verdict
     from lora_factory.evaluate.evaluator import Evaluation
 
 BLIND = "alignment does not count: whether pictures show their subjects is only in a gate"
@@ -37,7 +37,7 @@ def zero_note(scores: Mapping[str, float]) -> str:
     )
 
 
-def calibration_notes(calibration: Calibration | None) -> tuple[str, ...]:
+def calibration_notes(calibration: CalibrationNote | None) -> tuple[str, ...]:
     """On what the scores' constants rest."""
     people = "not calibrated on people's judgement"
     if calibration is None:
