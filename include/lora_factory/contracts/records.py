@@ -5,12 +5,13 @@ raw        ``images/<sha256>.<ext>``, ``records.jsonl`` (:class:`RawRecord`),
            ``audit.jsonl`` (:class:`AuditRecord`), ``validators.jsonl`` (for a later
            crawl that asks only for what is new)
 clean      ``images/<sha256>.png`` (RGB), ``records.jsonl`` (:class:`CleanRecord`),
-           ``audit.jsonl``
+           ``audit.jsonl``, ``measures.npz`` (for a later increment)
 dataset    ``train/`` and ``validation/`` with ``<sha256>.png`` and ``metadata.jsonl``
            (:class:`DatasetRecord`), ``dataset.json`` (:class:`DatasetInfo`),
            ``embeddings.npz`` (``sha256``: n strings; ``image``: n×d float32, unit
            length, the scorer's joint space), ``embeddings.npy`` (n×d: picture and
            subject in one vector; rows named in ``embeddings.jsonl``),
+           ``measures.npz`` as the clean artifact had it,
            ``audit.parquet``, ``README.md`` (card), ``report.html``
 =========  =====================================================================
 """
@@ -26,6 +27,8 @@ from pydantic import Field
 
 from lora_factory.contracts.base import Contract
 
+MEASURES_FILE = "measures.npz"
+"""What sanitize measured of each picture, handed on with the dataset to its next increment."""
 Domain = Literal["art", "photo", "anime"]
 
 

@@ -112,6 +112,7 @@ def write_made(made: Made, ctx: StageContext) -> list[AuditRecord]:
             ctx,
         )
     write.write_info(ctx.out, made.info)
+    write.carry_measures(clean, ctx.out)
     files = [
         f"{'validation' if held else 'train'}/{record.file_name}"
         for record, held in zip(records, parts.validation.tolist(), strict=True)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KIND: Kind = "dataset"
-VERSION = 4
+VERSION = 5
 SPEC = LabelSpec
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_factory.contracts.progress import track
 from lora_factory.contracts.records import (
+    MEASURES_FILE,
     AuditRecord,
     CleanRecord,
     DatasetInfo,
@@ -41,6 +42,12 @@ def write_images(
         ctx.check_stop()
         shutil.copyfile(clean / source.file_name, folder / record.file_name)
     write_jsonl(folder / "metadata.jsonl", records)
+
+
+def carry_measures(clean: Path, out: Path) -> None:
+    """Hand on what sanitize measured, for the dataset's next increment."""
+    if (clean / MEASURES_FILE).is_file():
+        shutil.copyfile(clean / MEASURES_FILE, out / MEASURES_FILE)
 
 
 def write_info(out: Path, info: DatasetInfo) -> None:

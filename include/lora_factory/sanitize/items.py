@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from lora_factory.contracts.specs import SanitizeRequest
     from lora_factory.contracts.stage import LocalArtifact
+    from lora_factory.sanitize.earlier import Measured
 
 STAGE = "sanitize"
 SPLITS = ("train", "validation")
@@ -38,16 +40,20 @@ class Item(Contract):
     replayed: bool = False
     lossless: bool = False
     sharpness: float = 0.0
+    writing: float | None = None  # share under text; None: nobody looked
     caption: Caption | None = None
     cropped: str = ""
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """An item just read, with what is measured of it and a view for the models."""
+    """An item just read, with what is measured of it and a view for the models.
+
+    ``view`` is None where an earlier run showed the picture to them.
+    """
 
     item: Item
-    view: Image
+    view: Image | None
     hash: str
     thumb: NDArray[np.uint8]
 
@@ -103,12 +109,16 @@ def count_sources(raw: LocalArtifact, previous: LocalArtifact | None) -> int:
     return count
 
 
-def admit(source: Source, folder: Path, spec: SanitizeRequest) -> Admitted | AuditRecord:
+def admit(
+    source: Source, folder: Path, spec: SanitizeRequest, measured: Measured | None = None
+) -> Admitted | AuditRecord:
     """Decode, measure and normalise one picture into ``folder``; or why it is dropped.
 
     Normalised: upright, sRGB, on the chosen ground, without letterbox bars, its shorter side at
-    most ``max_side``, PNG.
+    most ``max_side``, PNG. What was ``measured`` by an earlier run is only copied.
     """
+    if measured is not None and measured.passes(spec):
+        return _copied(source, folder, measured)
     sha256, url = source.record.sha256, source.record.url
     try:
         data = source.file.read_bytes()
@@ -139,9 +149,30 @@ def admit(source: Source, folder: Path, spec: SanitizeRequest) -> Admitted | Aud
             cropped=cropped,
         ),
         view,
-        perceptual_hash(grey),
+        _known_hash(source, spec) or perceptual_hash(grey),
         thumbnail(small),
     )
+
+
+def _known_hash(source: Source, spec: SanitizeRequest) -> str:
+    """The hash that the crawl took of the same bytes by the same code, on white."""
+    return source.record.perceptual_hash if spec.ground == "#ffffff" else ""
+
+
+def _copied(source: Source, folder: Path, measured: Measured) -> Admitted:
+    """An old picture, by what is known of it; the dataset's files were verified by sha256."""
+    record = source.record
+    shutil.copyfile(source.file, folder / f"{record.sha256}.png")
+    size = {"width": measured.width, "height": measured.height}
+    item = Item(
+        record=record.model_copy(update=size),
+        replayed=True,
+        lossless=True,
+        sharpness=measured.sharpness,
+        writing=measured.writing,
+        caption=found_caption(record),
+    )
+    return Admitted(item, None, measured.hash, measured.thumb)
 
 
 def open_images(files: list[Path]) -> list[Image]:

@@ -29,8 +29,9 @@ def objections(
         sha256: ("unsafe_text", detail)
         for sha256, detail in _objections([each.item.record for each in looked], words).items()
     }
-    verdicts = pictures.check([each.view for each in looked])
-    for each, finding in zip(looked, verdicts, strict=True):
+    shown = [(each, each.view) for each in looked if each.view is not None]
+    verdicts = pictures.check([view for _, view in shown])
+    for (each, _), finding in zip(shown, verdicts, strict=True):
         if not finding.allowed:
             found[each.item.record.sha256] = (finding.rule, finding.detail)
     return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +27,13 @@ from lora_factory.guard.meaning import PromptFilter
 from lora_factory.models.loaders import image_text_scorer, limit_threads, text_embedder
 from lora_factory.models.profiles import load_profile
 from lora_factory.models.text_detectors import text_detector
-from lora_factory.sanitize.earlier import SCORER, earlier_vectors
+from lora_factory.sanitize.earlier import (
+    SCORER,
+    Measured,
+    earlier_measures,
+    earlier_vectors,
+    made_by,
+)
 from lora_factory.sanitize.items import Admitted, Item, Share, Source, admit, dropped, sources
 from lora_factory.sanitize.parts import Rows, write_part
 from lora_factory.sanitize.rights import conditions, drop_taken_down
@@ -44,7 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KIND", "SPEC", "VERSION", "conditions", "roles", "run"]
 KIND: Kind = "cleanpart"
-VERSION = 2
+VERSION = 3
 SPEC = ShardSpec
 CHUNK = 64  # pictures in memory at a time, as models look at them
 
@@ -128,13 +135,16 @@ def fill(
     usable = drop_taken_down(found, ctx, audit)
     (folder / "images").mkdir()
     replayed = {source.record.sha256 for source in usable if source.replayed}
-    revision = load_profile(spec.profile, ctx.settings).revisions((SCORER,)).get(SCORER)
-    gathered = _Gathered(earlier_vectors(ctx.inputs.get("previous"), replayed, revision))
+    profile, previous = load_profile(spec.profile, ctx.settings), ctx.inputs.get("previous")
+    revision = profile.revisions((SCORER,)).get(SCORER)
+    gathered = _Gathered(earlier_vectors(previous, replayed, revision))
+    # Only what has a vector, too, needs no look.
+    known = earlier_measures(previous, gathered.stored.keys(), made_by(profile))
     label = "sanitize: look" if share.count == 1 else f"sanitize: look, shard {share.number + 1}"
     progress = Progress(label, len(usable), "images")
     for chunk in _chunks(usable):
         ctx.check_stop()
-        looked = _admitted(chunk, folder, spec, gathered.seen, audit)
+        looked = _admitted(chunk, folder, spec, gathered.seen, known, audit)
         gathered.add(_allowed(looked, folder, spec, models, audit), models)
         progress.advance(len(chunk))
     write_part(folder, gathered.items, gathered.rows(models), audit)
@@ -153,6 +163,7 @@ def _admitted(
     folder: Path,
     spec: SanitizeRequest,
     seen: set[str],
+    known: Mapping[str, Measured],
     audit: list[AuditRecord],
 ) -> list[Admitted]:
     """Pictures that pass their own checks; exact copies of what was ``seen`` don't."""
@@ -163,7 +174,8 @@ def _admitted(
             audit.append(dropped(sha256, "exact_duplicate", source.record.url))
             continue
         seen.add(sha256)
-        result = admit(source, folder / "images", spec)
+        measured = known.get(sha256) if source.replayed else None
+        result = admit(source, folder / "images", spec, measured)
         if isinstance(result, Admitted):
             looked.append(result)
         else:
@@ -181,9 +193,9 @@ def _allowed(
     """Those that no content rule objects to and that aren't mostly text."""
     found = objections(looked, models.pictures, models.words)
     if models.texts is not None:
-        shares = models.texts.shares([each.view for each in looked]).tolist()
-        for each, share in zip(looked, shares, strict=True):
-            if share > spec.max_text:
+        looked = _read(looked, models.texts)
+        for each in looked:
+            if (share := each.item.writing or 0.0) > spec.max_text:
                 found.setdefault(each.item.record.sha256, ("text_heavy", f"{share:.0%} is text"))
     kept = []
     for each in looked:
@@ -194,6 +206,18 @@ def _allowed(
         (folder / "images" / f"{sha256}.png").unlink()
         audit.append(dropped(sha256, *found[sha256]))
     return kept
+
+
+def _read(looked: list[Admitted], texts: TextDetector) -> list[Admitted]:
+    """The same, each with how much of it is writing."""
+    views = [each.view for each in looked if each.view is not None]
+    shares = iter(texts.shares(views).tolist())
+    return [
+        each
+        if each.view is None
+        else replace(each, item=each.item.model_copy(update={"writing": next(shares)}))
+        for each in looked
+    ]
 
 
 class _Gathered:
@@ -229,7 +253,8 @@ class _Gathered:
             if each.item.replayed and each.item.record.sha256 in self.stored
         }
         new = [at for at in range(len(looked)) if at not in old]
-        rows = _placed(scorer.embed_images([looked[at].view for at in new]), new, len(looked))
+        views = [view for at in new if (view := looked[at].view) is not None]
+        rows = _placed(scorer.embed_images(views), new, len(looked))
         for at, row in old.items():
             rows[at] = row
         return rows

@@ -13,10 +13,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lora_factory.contracts.base import Counts
 from lora_factory.contracts.manifest import Kind
 from lora_factory.contracts.records import (
+    MEASURES_FILE,
     AuditRecord,
     CleanRecord,
     read_jsonl,
@@ -26,6 +30,7 @@ from lora_factory.contracts.specs import SanitizeRequest, SanitizeSpec
 from lora_factory.contracts.stage import StageContext, read_advice
 from lora_factory.errors import ArtifactError, DataError
 from lora_factory.guard.protected import open_index
+from lora_factory.imaging.hashes import Fingerprints
 from lora_factory.models.captioners import captioner
 from lora_factory.models.profiles import load_profile
 from lora_factory.sanitize import shard
@@ -33,6 +38,7 @@ from lora_factory.sanitize.advised import drop_advised, followed_advice
 from lora_factory.sanitize.aligned import drop_unaligned
 from lora_factory.sanitize.changes import changes
 from lora_factory.sanitize.dedup import Copies, Evidence, Limits, copies
+from lora_factory.sanitize.earlier import made_by, write_measures
 from lora_factory.sanitize.items import count_sources, dropped
 from lora_factory.sanitize.parts import AuditLog, read_parts
 from lora_factory.sanitize.report import SanitizeReport
@@ -40,11 +46,14 @@ from lora_factory.sanitize.rights import conditions, drop_protected, drop_taken_
 from lora_factory.sanitize.scored import Roles, Scored, score
 from lora_factory.sanitize.text import repair
 
+if TYPE_CHECKING:
+    from lora_factory.models.profiles import Profile
+
 log = logging.getLogger(__name__)
 
 __all__ = ["KIND", "SPEC", "VERSION", "conditions", "roles", "run"]
 KIND: Kind = "clean"
-VERSION = 5
+VERSION = 6
 SPEC = SanitizeSpec
 ASKED = set(SanitizeRequest.model_fields) - {"raw", "previous", "force"}
 
@@ -55,7 +64,7 @@ def roles(spec: SanitizeSpec) -> tuple[str, ...]:
 
 
 def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
-    """Fill ``ctx.out`` with ``images/``, ``records.jsonl`` and ``audit.jsonl``.
+    """Fill ``ctx.out``: ``images/``, ``records.jsonl``, ``audit.jsonl``, ``measures.npz``.
 
     Raises:
         DataError: fewer images than ``settings.min_images`` are left; tells why.
@@ -93,6 +102,7 @@ def run(spec: SanitizeSpec, ctx: StageContext) -> SanitizeReport:
     kept = [index for index in range(len(parts.items)) if index not in gone]
     _enough(len(kept), seen, audit, ctx)
     sides = _write(scored, kept, audit, ctx, link=not given)
+    _write_measures(scored, kept, profile, ctx.out / MEASURES_FILE)
     followed = followed_advice(advice, _names(scored, kept), audit.reasons, aligned.note)
     for change in followed:
         log.info("followed advice: %s", change)
@@ -202,6 +212,23 @@ def _write(
         write_jsonl(passed, (_passed(scored, index) for index in kept))
         out.write(passed.read_bytes())
     return sides
+
+
+def _write_measures(scored: Scored, kept: list[int], profile: Profile, file: Path) -> None:
+    """What the next increment need not look at again."""
+    prints, wanted = scored.parts.prints, set(kept)
+    rows = [
+        (item.sharpness, item.record.width, item.record.height, item.writing)
+        for at, item in enumerate(scored.parts.items)
+        if at in wanted
+    ]
+    write_measures(
+        file,
+        [scored.names[at] for at in kept],
+        Fingerprints(prints.bits[kept], prints.thumbs[kept]),
+        np.array(rows, dtype=np.float64).reshape(-1, 4),
+        made_by(profile),
+    )
 
 
 def _records(

@@ -81,6 +81,7 @@ class Cleaned:
     """What a run left in the store."""
 
     def __init__(self, settings: Settings, uri: str) -> None:
+        self.uri = uri
         artifact = open_store(settings).fetch(uri)
         self.path = artifact.path
         self.counts = artifact.manifest.counts
