@@ -35,6 +35,10 @@ class TrainOptions(Contract):
         description="Every 5 epochs twice the images a step where gradients are small (article, "
         "3.2), and √2 times the learning rate",
     )
+    crops: int = Field(1, ge=1, le=5, description="Of each image; further ones lie in its corners")
+    tag_shuffles: int = Field(
+        0, ge=0, le=8, description="Further orders of each caption's tags after the first"
+    )
     noise_offset: float = Field(
         0.0, ge=0, le=1, description="Of each channel's mean, so that dark and light are learnt"
     )

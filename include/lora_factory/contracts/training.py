@@ -45,10 +45,6 @@ class TrainPlan(Contract):
     resolution: int = Field(ge=8, description="Pixels; side of a square of a bucket's area")
     caption_dropout: float = Field(0.1, ge=0, le=1)
     flip: bool = True
-    crops: int = Field(1, ge=1, le=5, description="Of each image; further ones lie in its corners")
-    tag_shuffles: int = Field(
-        0, ge=0, le=8, description="Further orders of each caption's tags after the first"
-    )
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     ema_decay: float = Field(0.98, ge=0, lt=1, description="Of the LoRA weights; 0: none")
     min_snr_gamma: float | None = Field(None, gt=0, description="Min-SNR weighting; None: none")

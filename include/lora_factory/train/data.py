@@ -126,7 +126,7 @@ def load_split(
         )
     return Split(
         tuple(_load_images(split, files, plan, base, ctx, cache)),
-        _load_text(split, _variants(captions, plan.tag_shuffles), base, ctx, cache),
+        _load_text(split, _variants(captions, plan.options.tag_shuffles), base, ctx, cache),
         _load_empty(split, base, cache),
         tuple(record.file_name for record in records),
         len(cut),
@@ -153,7 +153,9 @@ def _load_images(
     for shape in places:
         rows = [row for row, found in enumerate(shapes) if found == shape]
         shared = "|".join(
-            map(str, (base.image_encoder_hash, *shape, plan.crops, plan.flip, CACHE_VERSION))
+            map(
+                str, (base.image_encoder_hash, *shape, plan.options.crops, plan.flip, CACHE_VERSION)
+            )
         )
         keys = [_key(_read(files[row]), shared) for row in rows]
 
@@ -199,7 +201,7 @@ def _encode_images(
     from PIL import ImageOps
 
     means, stds, sizes = [], [], []
-    for crop in range(plan.crops):
+    for crop in range(plan.options.crops):
         cuts = [_cut(image, shape, crop) for image in images]
         for mirrored in (False, True)[: 1 + plan.flip]:
             pictures = [ImageOps.mirror(cut.image) if mirrored else cut.image for cut in cuts]
@@ -210,7 +212,7 @@ def _encode_images(
     found = {"mean": torch.stack(means, 1), "std": torch.stack(stds, 1)}
     found["sizes"] = torch.stack(sizes, 1)
     return [
-        {name: tensor[row].unflatten(0, (plan.crops, -1)) for name, tensor in found.items()}
+        {name: tensor[row].unflatten(0, (plan.options.crops, -1)) for name, tensor in found.items()}
         for row in range(len(images))
     ]
 

@@ -123,7 +123,7 @@ def test_pictures_keep_their_aspect_and_batches_their_shape(
 
 
 def test_sizes_tell_what_was_cut(tmp_path: Path, base: DiffusionBase) -> None:
-    split = load(tmp_path, base, [(200, 100), WIDE], crops=2)
+    split = load(tmp_path, base, [(200, 100), WIDE], options={"crops": 2})
     wide, *_ = split.buckets
     assert wide.shape == (80, 48)
     rows = wide.sizes.long()
@@ -135,11 +135,11 @@ def test_sizes_tell_what_was_cut(tmp_path: Path, base: DiffusionBase) -> None:
 
 
 def test_crops_differ_and_each_is_drawn(tmp_path: Path, base: DiffusionBase) -> None:
-    split = load(tmp_path, base, [(64, 64)] * 2, crops=3, flip=False)
+    split = load(tmp_path, base, [(64, 64)] * 2, options={"crops": 3}, flip=False)
     (bucket,) = split.buckets
     assert bucket.mean.shape[:3] == (3, 1, 2)
     assert not torch.allclose(bucket.mean[0], bucket.mean[1], atol=0.1)
-    sampler = Sampler(make_plan(batch_size=40, crops=3, flip=False), split, base)
+    sampler = Sampler(make_plan(batch_size=40, flip=False), split, base)
     tops = Counter(sampler.batch(0).sizes[:, 2].tolist())
     assert len(tops) == 2  # crops 0 and 1 start at the top, crop 2 at the bottom
     assert min(tops.values()) > 5
@@ -149,7 +149,7 @@ def test_tags_are_shuffled_after_the_first_and_the_same_each_time(
     tmp_path: Path, base: DiffusionBase
 ) -> None:
     texts = ["a cat, red, small, round", "dog"]
-    split = load(tmp_path, base, [(64, 64)] * 2, texts, tag_shuffles=2)
+    split = load(tmp_path, base, [(64, 64)] * 2, texts, options={"tag_shuffles": 2})
     (text,) = split.text.values()
     assert text.shape[:2] == (3, 2)
     assert torch.equal(text[0, 1], text[2, 1])  # nothing to shuffle
@@ -160,7 +160,7 @@ def test_tags_are_shuffled_after_the_first_and_the_same_each_time(
     for variant in range(3):
         (near,) = [o for o in orders if torch.allclose(o[0], text[variant, 0], atol=1e-4)]
         assert near is orders[0] or variant
-    again = load(tmp_path / "again", base, [(64, 64)] * 2, texts, tag_shuffles=2)
+    again = load(tmp_path / "again", base, [(64, 64)] * 2, texts, options={"tag_shuffles": 2})
     assert torch.allclose(*again.text.values(), text, atol=1e-5)
 
 
