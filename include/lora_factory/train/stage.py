@@ -19,12 +19,13 @@ from pydantic import ValidationError
 
 from lora_factory.contracts.base import Counts
 from lora_factory.contracts.manifest import Kind
+from lora_factory.contracts.options import TrainOptions
 from lora_factory.contracts.records import DatasetInfo, DatasetRecord, read_jsonl
 from lora_factory.contracts.specs import TrainSpec
 from lora_factory.contracts.stage import StageContext
 from lora_factory.contracts.training import TrainPlan, TrainReport
 from lora_factory.diffusion.families import load_base
-from lora_factory.errors import ArtifactError, ModelError
+from lora_factory.errors import ArtifactError, ModelError, SpecError
 from lora_factory.models.loaders import limit_threads
 from lora_factory.models.profiles import BaseEntry, load_profile
 from lora_factory.train.cache import EncodingCache, open_cache
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KIND: Kind = "lora"
-VERSION = 2
+VERSION = 3
 SPEC = TrainSpec
 ADAPTER = "trained"
 
@@ -66,6 +67,7 @@ def run(spec: TrainSpec, ctx: StageContext) -> TrainReport:
     """
     limit_threads(ctx.settings)
     plan, info = read_inputs(ctx)
+    plan = with_options(spec, plan)
     base = load_base(plan_entry(spec, plan, ctx))
     with open_cache(ctx.settings) as cache:  # held open: what this run uses isn't evicted
         return _train(spec, plan, info, base, cache, ctx)
@@ -139,6 +141,23 @@ def read_inputs(ctx: StageContext) -> tuple[TrainPlan, DatasetInfo]:
         msg = f"{file} can't be read; make its artifact again"
         raise ArtifactError(msg) from err
     return plan, info
+
+
+def with_options(spec: TrainSpec, plan: TrainPlan) -> TrainPlan:
+    """The plan with the options that the spec asks for instead of the plan's.
+
+    Raises:
+        SpecError: they don't go together.
+    """
+    if not spec.options:
+        return plan
+    try:
+        options = TrainOptions.model_validate(plan.options.model_dump() | spec.options)
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        msg = f"options of the training: {first['msg']}"
+        raise SpecError(msg) from err
+    return plan.model_copy(update={"options": options})
 
 
 def plan_entry(spec: TrainSpec, plan: TrainPlan, ctx: StageContext) -> BaseEntry:

@@ -8,8 +8,10 @@ from typing import Any
 from airflow.sdk import BaseBranchOperator
 
 from lora_factory.contracts.evaluation import EvaluationReport
+from lora_factory.contracts.settings import Settings
 from lora_factory.errors import FactoryError
 from lora_factory.store.artifacts import open_store
+from lora_factory.store.catalog import Catalog
 from lora_factory_airflow.hooks.deployment import DeploymentHook
 from lora_factory_airflow.operators._base import fail, last_uri
 
@@ -17,7 +19,8 @@ from lora_factory_airflow.operators._base import fail, last_uri
 class GateOperator(BaseBranchOperator):
     """Pass → deploy; fail → the next attempt; last failure → give up; else ask a person.
 
-    A verdict ``needs_person`` starts no further attempt: trying again calibrates no scorer.
+    A verdict ``needs_person`` starts no further attempt: trying again calibrates no scorer. Nor
+    does a failure in a run that a person asked to stop.
 
     Skips all that can no longer be reached, not just the tasks next to it, so that trigger
     rule ``none_failed`` serves everywhere and no scheduler round is spent on each task.
@@ -52,12 +55,14 @@ class GateOperator(BaseBranchOperator):
         self.if_given_up = if_given_up
         self.if_undecided = if_undecided
 
-    def choose_branch(self, context: Any) -> str:  # noqa: ARG002
+    def choose_branch(self, context: Any) -> str:
         """The task id to go on with."""
         try:
             uri = last_uri(self.evaluation) or str(self.spec["evaluation"])
-            store = open_store(DeploymentHook().settings())
+            settings = DeploymentHook().settings()
+            store = open_store(settings)
             report = EvaluationReport.model_validate(store.read_manifest(uri).stats)
+            asked = stop_asked(settings, str(context.get("run_id") or ""))
         except FactoryError as err:
             raise fail(err) from None
         broken = [gate.name for gate in report.gates if not gate.passed]
@@ -70,7 +75,10 @@ class GateOperator(BaseBranchOperator):
             return self.if_passed
         if report.verdict == "needs_person":
             return self.if_undecided
-        return self.if_failed if self.attempt < self.spec["attempts"] else self.if_given_up
+        if asked:
+            self.log.info("a person asked this run to stop: no further attempt")
+        again = self.attempt < self.spec["attempts"] and not asked
+        return self.if_failed if again else self.if_given_up
 
     def execute(self, context: Any) -> str:
         """Follow one branch and skip whatever is reachable by the others only."""
@@ -79,3 +87,13 @@ class GateOperator(BaseBranchOperator):
         others = context["task"].get_flat_relatives(upstream=False)
         self.skip(context["ti"], [task for task in others if task.task_id not in kept])
         return branch
+
+
+def stop_asked(settings: Settings, run_id: str) -> bool:
+    """Whether a person asked a training of this run to stop; no catalog: nobody could.
+
+    Raises:
+        ServiceUnavailable: the catalog did not answer.
+    """
+    dsn = settings.catalog.get_secret_value()
+    return bool(dsn and run_id) and Catalog(dsn).stop_asked(run_id)
