@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, JsonValue, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints, field_validator
 
 from lora_factory.contracts.base import StageSpec
 from lora_factory.contracts.expansion import ExpansionSpec
@@ -193,6 +193,15 @@ class TrainSpec(StageSpec):
         pattern=r"^(checkpoints/)?[A-Za-z0-9_-]+\.safetensors$",
         description="Its file to go on from",
     )
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Options of the training instead of the plan's, by name"
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _known(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        TrainOptions.model_validate(options)
+        return options
 
 
 class OptimiseSpec(StageSpec):

@@ -37,11 +37,14 @@ class StageOperator(BaseOperator):
         self.inputs = inputs or {}
         self.process: StageProcess | None = None
 
-    def execute(self, context: Any) -> dict[str, Any]:  # noqa: ARG002
+    def execute(self, context: Any) -> dict[str, Any]:
         """Run the stage; its StageResult as JSON. Permanent errors end the task at once."""
         try:
             spec = self.parse().model_dump(mode="json")
-            self.process = StageProcess(self.stage, spec, DeploymentHook().secrets())
+            variables = DeploymentHook().secrets()
+            if run_id := context.get("run_id"):
+                variables["LORA_FACTORY_RUN_ID"] = str(run_id)
+            self.process = StageProcess(self.stage, spec, variables)
             return self.process.run().model_dump(mode="json")
         except FactoryError as err:
             raise fail(err) from None
