@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
@@ -57,7 +57,7 @@ class OptimiseOperator(StageOperator):
     """Makes one build; belongs in a pool of accelerators. ``spec``: of a BuildPlanOperator."""
 
     stage = "optimise"
-    spec_type: type[StageSpec] = OptimiseSpec
+    spec_type: ClassVar[type[StageSpec]] = OptimiseSpec
 
     def parse(self) -> StageSpec:
         """See :meth:`StageOperator.parse`; what other stages want is left out."""
@@ -70,7 +70,7 @@ class JudgeBuildOperator(OptimiseOperator):
     """Evaluates a build in its LoRA's place; one that gains nothing is skipped."""
 
     stage = "evaluate"
-    spec_type: type[StageSpec] = EvaluateSpec
+    spec_type: ClassVar[type[StageSpec]] = EvaluateSpec
 
     def execute(self, context: Any) -> dict[str, Any]:
         """See :meth:`StageOperator.execute`."""
