@@ -13,6 +13,7 @@ from PIL import Image
 from lora_factory.contracts.settings import Settings
 from lora_factory.diffusion.base import DiffusionBase, GenerationRequest
 from lora_factory.diffusion.families import load_base
+from lora_factory.diffusion.lora_file import write_kohya
 from lora_factory.diffusion.objective import autocast, denoising_loss
 from lora_factory.errors import Interrupted, ModelError
 from lora_factory.models.profiles import ASSETS, BaseEntry, load_profile
@@ -140,13 +141,19 @@ def test_plain_diffusers_loads_the_file_at_the_same_strength(
     with torch.no_grad():
         ours = base.predict(latents, steps, text)
         base.save_adapter("a", tmp_path / "x.safetensors", {})
+        write_kohya(tmp_path / "x.safetensors", tmp_path / "kohya.safetensors")
+        layers = len(base.read_adapter(tmp_path / "x.safetensors").layers)
         base.use_adapter(None)
         bare = base.predict(latents, steps, text)
+        assert (ours - bare).abs().max() > 0.02
         pipeline = StableDiffusionPipeline.from_pretrained(ASSETS / "emoji-base")
-        pipeline.load_lora_weights(tmp_path, weight_name="x.safetensors")
-        theirs = pipeline.unet(latents, steps, text["text_encoder"]).sample
-    assert (ours - bare).abs().max() > 0.02
-    assert (ours - theirs).abs().max() < 1e-3
+        for name in ("x.safetensors", "kohya.safetensors"):
+            pipeline.load_lora_weights(tmp_path, weight_name=name)
+            theirs = pipeline.unet(latents, steps, text["text_encoder"]).sample
+            taken = [module for module in pipeline.unet.modules() if hasattr(module, "lora_A")]
+            assert len(taken) == layers  # every key consumed
+            pipeline.unload_lora_weights()
+            assert (ours - theirs).abs().max() < 1e-3
 
 
 def test_a_zeroed_lora_up_equals_the_base(base: DiffusionBase, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from lora_factory.diffusion.lora_file import write_kohya
 from lora_factory.diffusion.naming import sgm_name
 from lora_factory.diffusion.objective import denoising_loss
 from lora_factory.errors import Interrupted, ModelError
+from lora_factory.models.cache import sha256_of
+from lora_factory.models.lock import LockedFile, LockedModel
 from lora_factory.models.profiles import BaseEntry
 from tiny_sdxl import FIRST, SECOND, make_sdxl
 
@@ -285,3 +287,34 @@ def test_a_base_of_another_family_is_refused(entry: BaseEntry, tmp_path: Path) -
     with pytest.raises(ModelError, match="text_encoder_2") as caught:
         load_base(moved, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_a_base_whose_files_are_not_the_locked_ones_is_refused(
+    entry: BaseEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "7" * 40
+    folder = tmp_path / "models--org--xl" / "snapshots" / commit
+    shutil.copytree(entry.location(), folder)
+    files = {
+        file.relative_to(folder).as_posix(): LockedFile(
+            size=file.stat().st_size, sha256=sha256_of(file)
+        )
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+    locked = LockedModel(model="org/xl", revision=commit, commit=commit, files=files)
+    of_hub = entry.model_copy(
+        update={"path": None, "model": "org/xl", "revision": commit, "locked": locked}
+    )
+    weights = folder / "vae/diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ModelError, match=r"vae/.* has another sha256 than the lock") as caught:
+        load_base(of_hub, device="cpu")
+    assert "\n" not in str(caught.value)
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"vae/.* is missing"):
+        load_base(of_hub, device="cpu")
