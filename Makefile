@@ -12,7 +12,7 @@ READY      := $(VENV)/.ready
 export PYTHONPATH := include:plugins:dags
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stop test test-all lint format typecheck bench lock clean
+.PHONY: help setup demo demo-stop test test-cloud test-all lint format typecheck bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,17 @@ PYTEST     := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: setup  ## all tests that need no GPU and no long time (≤ 15 min on 2 cores)
 	$(PYTEST)
 
+# SDKs that can't share the main environment; theirs sees its packages after its own.
+CLOUD      := .venv-cloud
+$(CLOUD)/.ready: requirements-cloud.txt $(READY)
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $(CLOUD)
+	$(BIN)/uv pip install -q --no-deps -r requirements-cloud.txt --python $(CLOUD)/bin/python
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(CLOUD)/bin/python -c 'import site; print(site.getsitepackages()[0])')/main.pth"
+	@touch $@
+
+test-cloud: $(CLOUD)/.ready  ## targets cloud-run and azure, in an environment with their SDKs
+	$(CLOUD)/bin/python -m pytest tests/cloud
+
 test-all: setup  ## the slow, chaos and bench ones too
 	$(BIN)/pytest -m ""
 
@@ -61,6 +72,7 @@ bench: setup  ## measure, merge into build/bench.json (ONLY=ops runs one group)
 lock: setup  ## remake requirements*.txt from requirements*.in
 	$(BIN)/uv pip compile -q --no-header --no-annotate --python $(BIN)/python --override .uv-overrides.txt requirements.in -o requirements.txt
 	$(BIN)/uv pip compile -q --no-header --no-annotate --python $(BIN)/python --override .uv-overrides.txt requirements-dev.in -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --no-header --no-annotate --python $(BIN)/python requirements-cloud.in -o requirements-cloud.txt
 
 clean:  ## remove build/ and caches (stop the demo first)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

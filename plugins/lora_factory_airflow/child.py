@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 4.5  # Airflow's own SIGKILL follows 5 s after its SIGTERM
 LOG_LINE = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) ([\w.]+): (.*)$")
 PR_SET_PDEATHSIG = 1
+PYTHON, CLOUD_PYTHON = "LORA_FACTORY_PYTHON", "LORA_FACTORY_CLOUD_PYTHON"
 # What a stage may see of the task's environment. Airflow's own variables (database URL,
 # keys, connections) stay out: the child handles hostile bytes and needs none of them.
 INHERITED = re.compile(
@@ -57,12 +58,15 @@ class StageProcess:
         stage: stage name.
         spec: its spec, as JSON-ready values.
         secrets: variables added to the child's environment; never written to the spec.
+
+    ``python`` is the variable that names the interpreter, where it is set.
     """
 
     def __init__(self, stage: str, spec: Mapping[str, Any], secrets: Mapping[str, str]) -> None:
         self.stage = stage
         self.spec = spec
         self.secrets = secrets
+        self.python = PYTHON
         self.stopped = False
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -105,7 +109,7 @@ class StageProcess:
             time.sleep(0.02)
 
     def _run(self, spec: Path, report: Path) -> int:
-        python = os.environ.get("LORA_FACTORY_PYTHON") or sys.executable
+        python = os.environ.get(self.python) or os.environ.get(PYTHON) or sys.executable
         arguments = ["-m", "lora_factory", self.stage, "--spec", str(spec), "--report", str(report)]
         try:
             process = subprocess.Popen(  # noqa: S603 - the operator's interpreter, no shell
@@ -117,7 +121,7 @@ class StageProcess:
                 preexec_fn=_die_with_parent(),  # noqa: PLW1509 - prctl only, resolved before fork
             )
         except OSError as err:
-            msg = f"can't start {python}: {err.strerror}; correct LORA_FACTORY_PYTHON"
+            msg = f"can't start {python}: {err.strerror}; correct {self.python}"
             raise errors.ConfigurationError(msg) from err
         self._process = process
         # A thread reads the lines, so that a grandchild holding the pipe can't outlast the child.

@@ -21,7 +21,7 @@ Topic = Annotated[
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
-Target = Literal["local", "hub", "aws-lambda", "aws-sagemaker", "cloud-run"]
+Target = Literal["local", "hub", "aws-lambda", "aws-sagemaker", "cloud-run", "azure"]
 """Where a LoRA that passed goes; what each needs is the deployment's configuration."""
 
 Source = Literal["web", "urls", "sitemap", "openverse", "wikimedia", "folder", "bucket"]

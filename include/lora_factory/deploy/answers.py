@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import httpx
 from pydantic import ValidationError
 
-from lora_factory.contracts.serving import Failure, GenerateResponse
+from lora_factory.contracts.serving import Failure, GenerateRequest, GenerateResponse
 from lora_factory.errors import ConfigurationError, ReleaseError, ServiceUnavailable
+
+ANSWER_TIMEOUT = 900.0  # seconds; an instance that starts loads the base first
+
+
+def ask(
+    url: str, request: GenerateRequest, headers: Mapping[str, str], service: str
+) -> GenerateResponse:
+    """One picture over HTTP.
+
+    Raises: as :func:`drawn`.
+    """
+    body = request.model_dump_json(exclude_none=True).encode()
+    headers = {"content-type": "application/json", **headers}
+    try:
+        answer = httpx.post(url, content=body, headers=headers, timeout=ANSWER_TIMEOUT)
+    except httpx.TransportError as err:
+        msg = f"{service} did not answer: {err}; try again later"
+        raise ServiceUnavailable(msg) from err
+    return drawn(service, answer.status_code, answer.content)
 
 
 def drawn(service: str, status: int, body: bytes) -> GenerateResponse:

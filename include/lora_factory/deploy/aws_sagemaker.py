@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -42,9 +42,7 @@ class SageMakerRevisions:
 
     name, kept, splits = "aws-sagemaker", 5, False
 
-    def __init__(
-        self, settings: Settings, *, check_stop: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         if settings.aws_sagemaker is None:
             msg = "target aws-sagemaker needs LORA_FACTORY_AWS_SAGEMAKER=image=…,role=…"
             raise ConfigurationError(msg)
@@ -54,7 +52,6 @@ class SageMakerRevisions:
             raise ConfigurationError(msg)
         self._own, self._prefix = settings.aws_sagemaker, settings.cloud_prefix
         self._bucket, self._folder = bucket.netloc, f"{bucket.path.strip('/')}/asked".strip("/")
-        self._check_stop = check_stop
         with aws_errors("session"):
             client = clients(settings)
             self._ecr, self._s3, self._alarms = client("ecr"), client("s3"), client("cloudwatch")
@@ -261,7 +258,6 @@ class SageMakerRevisions:
         """The answer, once it is in the bucket."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            self._check_stop()
             for place, status in ((done, 200), (failed, 500)):
                 answer = self._take(place) if place else None
                 if answer is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from lora_factory.contracts.settings import Settings
 from lora_factory.deploy.aws_lambda import LambdaRevisions
 from lora_factory.deploy.aws_sagemaker import SageMakerRevisions
+from lora_factory.deploy.azure_ml import AzureRevisions
 from lora_factory.deploy.cloud import CloudTarget
 from lora_factory.deploy.gcp_cloud_run import CloudRunRevisions
 from lora_factory.deploy.releases import Releases
@@ -17,6 +18,7 @@ CLOUDS: dict[str, Callable[[Settings], Revisions]] = {
     "aws-lambda": LambdaRevisions,
     "aws-sagemaker": SageMakerRevisions,
     "cloud-run": CloudRunRevisions,
+    "azure": AzureRevisions,
 }
 
 

@@ -16,11 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from lora_factory.contracts.cloud import DIGEST
 from lora_factory.contracts.serving import GenerateRequest, GenerateResponse
-from lora_factory.deploy.answers import drawn
+from lora_factory.deploy.answers import ANSWER_TIMEOUT, ask
 from lora_factory.deploy.revisions import Revision, service_name
 from lora_factory.errors import ConfigurationError, ReleaseError, ServiceUnavailable
 
@@ -31,7 +29,7 @@ log = logging.getLogger(__name__)
 PROMOTED = "lora-factory/promoted"
 MAX_NAME = 30  # tag, "---" and a suffix of Google's share a DNS label of 63 with it
 SHORT = 12
-ANSWER_TIMEOUT, CALL_TIMEOUT, MAKING_TIMEOUT = 900.0, 60.0, 900.0  # seconds
+CALL_TIMEOUT, MAKING_TIMEOUT = 60.0, 900.0  # seconds
 CONCURRENCY = 8  # requests that one instance draws together
 KEY = "GOOGLE_SERVICE_ACCOUNT_KEY"  # JSON of a key, as the object store reads it too
 
@@ -266,23 +264,6 @@ class CloudRunRevisions:
 
     def _pattern(self, service: str) -> re.Pattern[str]:
         return re.compile(rf"{re.escape(service)}-v([0-9a-f]{{8,12}})-[0-9a-f]{{8}}")
-
-
-def ask(
-    url: str, request: GenerateRequest, headers: Mapping[str, str], service: str
-) -> GenerateResponse:
-    """One picture over HTTP.
-
-    Raises: as :func:`lora_factory.deploy.answers.drawn`.
-    """
-    body = request.model_dump_json(exclude_none=True).encode()
-    headers = {"content-type": "application/json", **headers}
-    try:
-        answer = httpx.post(url, content=body, headers=headers, timeout=ANSWER_TIMEOUT)
-    except httpx.TransportError as err:
-        msg = f"{service} did not answer: {err}; try again later"
-        raise ServiceUnavailable(msg) from err
-    return drawn(service, answer.status_code, answer.content)
 
 
 def open_doors() -> Doors:

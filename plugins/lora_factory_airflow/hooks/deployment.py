@@ -19,11 +19,17 @@ connection                  variables
                             password, the host a whole URL or empty)
 ``lora_factory_aws``        ``LORA_FACTORY_AWS`` (type aws): keys of the targets on AWS,
                             which may be of another account than the store's
+``lora_factory_gcp``        ``GOOGLE_SERVICE_ACCOUNT_KEY`` (a key's JSON, in extra
+                            ``keyfile_dict``) or ``GOOGLE_APPLICATION_CREDENTIALS`` (a key's
+                            path, ``key_path``) (type google_cloud_platform)
+``lora_factory_azure``      ``AZURE_CLIENT_ID``, ``AZURE_CLIENT_SECRET``,
+                            ``AZURE_TENANT_ID`` (type azure)
 ==========================  ==================================================
 """
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -39,6 +45,8 @@ SERVE_CONN_ID = "lora_factory_serve"
 LLM_CONN_ID = "lora_factory_llm"
 HUB_CONN_ID = "lora_factory_hub"
 AWS_CONN_ID = "lora_factory_aws"
+GCP_CONN_ID = "lora_factory_gcp"
+AZURE_CONN_ID = "lora_factory_azure"
 
 
 class DeploymentHook(BaseHook):
@@ -142,6 +150,27 @@ def aws_variables(connection: Any) -> dict[str, str]:
     }
 
 
+def gcp_variables(connection: Any) -> dict[str, str]:
+    """A service account's key: its JSON, or where it lies."""
+    extra = connection.extra_dejson
+    whole = extra.get("keyfile_dict")
+    values = {
+        "GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(whole) if isinstance(whole, dict) else whole,
+        "GOOGLE_APPLICATION_CREDENTIALS": extra.get("key_path"),
+    }
+    return {name: str(value) for name, value in values.items() if value}
+
+
+def azure_variables(connection: Any) -> dict[str, str]:
+    """A service principal, under the names that Azure's libraries read."""
+    values = {
+        "AZURE_CLIENT_ID": connection.login,
+        "AZURE_CLIENT_SECRET": connection.password,
+        "AZURE_TENANT_ID": connection.extra_dejson.get("tenantId"),
+    }
+    return {name: str(value) for name, value in values.items() if value}
+
+
 CONVERTERS = {
     CATALOG_CONN_ID: catalog_variables,
     STORE_CONN_ID: store_variables,
@@ -149,4 +178,6 @@ CONVERTERS = {
     LLM_CONN_ID: llm_variables,
     HUB_CONN_ID: hub_variables,
     AWS_CONN_ID: aws_variables,
+    GCP_CONN_ID: gcp_variables,
+    AZURE_CONN_ID: azure_variables,
 }

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lora_factory.contracts.base import StageSpec
 from lora_factory.errors import FactoryError, SpecError
-from lora_factory_airflow.child import StageProcess
+from lora_factory_airflow.child import PYTHON, StageProcess
 from lora_factory_airflow.hooks.deployment import DeploymentHook
 
 log = logging.getLogger(__name__)
@@ -40,11 +40,13 @@ class StageOperator(BaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         """Run the stage; its StageResult as JSON. Permanent errors end the task at once."""
         try:
-            spec = self.parse().model_dump(mode="json")
+            parsed = self.parse()
+            spec = parsed.model_dump(mode="json")
             variables = DeploymentHook().secrets()
             if run_id := context.get("run_id"):
                 variables["LORA_FACTORY_RUN_ID"] = str(run_id)
             self.process = StageProcess(self.stage, spec, variables)
+            self.process.python = self.interpreter(parsed)
             return self.process.run().model_dump(mode="json")
         except FactoryError as err:
             raise fail(err) from None
@@ -64,6 +66,10 @@ class StageOperator(BaseOperator):
             where = ".".join(str(part) for part in first["loc"]) or "the whole"
             msg = f"{self.spec_type.__name__}: {where}: {first['msg']}"
             raise SpecError(msg) from err
+
+    def interpreter(self, spec: StageSpec) -> str:  # noqa: ARG002 - others ask it
+        """Variable that names the child's interpreter."""
+        return PYTHON
 
     def on_kill(self) -> None:
         """Airflow stops the task: the child gets SIGTERM and time for a checkpoint."""

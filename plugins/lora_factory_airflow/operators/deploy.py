@@ -7,7 +7,10 @@ from typing import Any
 
 from lora_factory.contracts.base import StageSpec
 from lora_factory.contracts.specs import DeploySpec
+from lora_factory_airflow.child import CLOUD_PYTHON
 from lora_factory_airflow.operators._base import StageOperator
+
+SDK_TARGETS = frozenset({"cloud-run", "azure"})
 
 
 class DeployOperator(StageOperator):
@@ -31,3 +34,8 @@ class DeployOperator(StageOperator):
             who = f"{self.approval['by']} at {self.approval['at']}"
             self.spec = {**self.spec, "approved_by": who}
         return super().parse()
+
+    def interpreter(self, spec: StageSpec) -> str:
+        """One of its own where a cloud's SDK can't share Airflow's environment."""
+        own = isinstance(spec, DeploySpec) and spec.target in SDK_TARGETS
+        return CLOUD_PYTHON if own else super().interpreter(spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,28 @@ def test_wrong_keys_and_no_answer_are_told_apart(aws_cloud: AwsCloud, tmp_path: 
     gone = aws_cloud.access.model_copy(update={"endpoint": "http://127.0.0.1:9"})
     with pytest.raises(ServiceUnavailable, match="no answer"):
         deploy(release, cloud_target("aws-lambda", settings(aws_cloud, aws=gone)))
+
+
+@pytest.mark.parametrize(
+    ("target", "module", "values"),
+    [
+        (
+            "cloud-run",
+            "google.cloud",
+            {"cloud_run": {"project": "a-project", "location": "x", "image": "a/b"}},
+        ),
+        (
+            "azure",
+            "azure.ai.ml",
+            {"azure": {"subscription": "0" * 36, "group": "g", "workspace": "w", "image": "a/b"}},
+        ),
+    ],
+)
+def test_a_missing_sdk_is_named(
+    monkeypatch: pytest.MonkeyPatch, target: str, module: str, values: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    whole = Settings.model_validate({"releases": "file:///releases", **values})
+    with pytest.raises(ConfigurationError, match=r"install requirements-cloud\.txt") as err:
+        cloud_target(target, whole)
+    assert "LORA_FACTORY_CLOUD_PYTHON" in str(err.value)

@@ -115,6 +115,15 @@ def test_missing_interpreter(monkeypatch):
         stage("succeed").run()
 
 
+def test_an_interpreter_of_its_own(python, monkeypatch):
+    process = stage("succeed")
+    process.python = "LORA_FACTORY_CLOUD_PYTHON"
+    assert process.run().sha256 == "0" * 64  # not set: the usual one
+    monkeypatch.setenv("LORA_FACTORY_CLOUD_PYTHON", "/nowhere/python")
+    with pytest.raises(errors.ConfigurationError, match="correct LORA_FACTORY_CLOUD_PYTHON"):
+        process.run()
+
+
 def test_a_grandchild_does_not_hold_the_task(python, tmp_path):
     out = tmp_path / "pid"
     started = time.monotonic()

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lora_factory.contracts.settings import Settings
 from lora_factory_airflow.hooks.deployment import DeploymentHook
 
 
@@ -95,3 +96,30 @@ def test_an_llm_connection_is_plain_settings(monkeypatch, connection, url, model
 def test_a_hubs_token_and_address(monkeypatch, connection, found):
     monkeypatch.setenv("AIRFLOW_CONN_LORA_FACTORY_HUB", connection)
     assert DeploymentHook().secrets() == found
+
+
+def test_clouds_have_keys_of_their_own(monkeypatch):
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_LORA_FACTORY_AWS",
+        '{"conn_type": "aws", "login": "AKIA", "password": "a/b+c=", '
+        '"extra": {"region_name": "eu-west-1"}}',
+    )
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_LORA_FACTORY_GCP",
+        '{"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": {"type": "x"}}}',
+    )
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_LORA_FACTORY_AZURE",
+        '{"conn_type": "azure", "login": "id", "password": "pw", "extra": {"tenantId": "t"}}',
+    )
+    found = DeploymentHook().secrets()
+    assert found == {
+        "LORA_FACTORY_AWS": "key=AKIA,secret=a/b+c=,region=eu-west-1",
+        "GOOGLE_SERVICE_ACCOUNT_KEY": '{"type": "x"}',
+        "AZURE_CLIENT_ID": "id",
+        "AZURE_CLIENT_SECRET": "pw",
+        "AZURE_TENANT_ID": "t",
+    }
+    access = Settings.from_environment(found).aws
+    assert access is not None
+    assert (access.key, access.secret.get_secret_value()) == ("AKIA", "a/b+c=")

@@ -281,3 +281,18 @@ def test_trigger_waits_for_a_catalog_that_does_not_answer(monkeypatch):
     assert time.monotonic() - started >= 0.9
     assert answer["transient"]
     assert "s3cret" not in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("target", "python"),
+    [
+        ("local", "LORA_FACTORY_PYTHON"),
+        ("aws-lambda", "LORA_FACTORY_PYTHON"),
+        ("cloud-run", "LORA_FACTORY_CLOUD_PYTHON"),
+        ("azure", "LORA_FACTORY_CLOUD_PYTHON"),
+    ],
+)
+def test_a_clouds_sdk_has_an_interpreter_of_its_own(target, python):
+    spec = {"lora": "l", "evaluation": "e", "name": "icons", "target": target}
+    operator = DeployOperator(task_id="deploy", spec=spec)
+    assert operator.interpreter(operator.parse()) == python
