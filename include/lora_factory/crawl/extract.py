@@ -17,6 +17,7 @@ from w3lib.encoding import html_to_unicode
 
 from lora_factory.crawl import quality
 from lora_factory.crawl.boilerplate import Placement, is_ad, main_text
+from lora_factory.crawl.fragments import plain, squeeze
 from lora_factory.crawl.images import MIN_SIDE
 from lora_factory.crawl.licences import Licence, licence_id, settle
 from lora_factory.crawl.links import canonical_url, may_be_page
@@ -31,6 +32,8 @@ NEARBY_LEVELS = 4
 MIN_NEARBY = 20
 LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-full-src")
 LAZY_SETS = ("srcset", "data-srcset", "data-lazy-srcset")
+CAPTIONS = ("data-caption", "data-image-caption", "data-sub-html")
+"""Where galleries keep what they show below an enlarged picture; HTML, on it or on its link."""
 READABLE = frozenset({"", "image/jpeg", "image/png", "image/webp", "image/gif"})
 SRCSET = re.compile(r"\s*([^\s,]\S*[^\s,]|[^\s,])(?:\s+(\d+(?:\.\d+)?)([wx]))?\s*(?:,|$)")
 MAX_ATTRIBUTES = 4000  # a tag
@@ -137,12 +140,6 @@ def _guess(body: bytes) -> str:
     return "utf-8"
 
 
-def squeeze(text: str) -> str:
-    """One space between words; lone surrogates and NUL bytes gone."""
-    text = text.encode("utf-8", "ignore").decode("utf-8").replace("\x00", " ")
-    return " ".join(text.split())
-
-
 def largest(srcset: str) -> str:
     """The candidate of a ``srcset`` with the greatest width or density; empty for none."""
     best, best_size = "", -1.0
@@ -228,7 +225,7 @@ class _Reader:
             caption = self._caption(tag)
             yield ImageRef(
                 url=url,
-                alt=squeeze(_attribute(tag, "alt"))[:MAX_NEARBY],
+                alt=plain(_attribute(tag, "alt"))[:MAX_NEARBY],
                 caption=(caption or self._said_caption(url))[:MAX_NEARBY],
                 nearby=self._nearby(tag, caption),
                 licence=self._said_licence(url) or self._licence(tag),
@@ -243,7 +240,7 @@ class _Reader:
             )
 
     def _said_caption(self, url: str) -> str:
-        return squeeze(self.described[url].caption) if url in self.described else ""
+        return plain(self.described[url].caption) if url in self.described else ""
 
     def _said_licence(self, url: str) -> Licence | None:
         """The licence the page's data gives this image: nearer than any link around it."""
@@ -265,7 +262,10 @@ class _Reader:
     def _caption(self, tag: HtmlElement) -> str:
         figure = next(tag.iterancestors("figure"), None)
         caption = figure.find(".//figcaption") if figure is not None else None
-        return _text(caption) if caption is not None else ""
+        if caption is not None:
+            return _text(caption)
+        kept = (_attribute(at, name) for at in (tag, tag.getparent()) for name in CAPTIONS)
+        return next((words for words in map(plain, kept) if words), "")
 
     def _nearby(self, tag: HtmlElement, caption: str) -> str:
         """Text of the smallest element around this image and no other, without the caption."""

@@ -146,7 +146,7 @@ class Pump:
         """The request of a lease is over; ``asked``: its host got to see it."""
         self._under_way[lease.task.kind] -= 1
         self._freed[lease.token] = asked
-        self._wake()
+        self._moved[lease.task.kind].set()
 
     def settle(self, lease: Lease, outcome: Outcome) -> None:
         """What came of a lease, after :meth:`fetched`."""
@@ -161,7 +161,7 @@ class Pump:
         self._waiting.append((settled, outcome))
         self._open[lease.task.kind] -= 1
         self._settled[lease.task.kind] += 1
-        self._wake()
+        self._moved[lease.task.kind].set()
 
     async def rest(self, host: str, seconds: float) -> None:
         """A host wants to be left alone: tell all workers."""

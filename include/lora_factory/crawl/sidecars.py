@@ -19,7 +19,7 @@ import posixpath
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lora_factory.crawl.extract import squeeze
+from lora_factory.crawl.fragments import squeeze
 from lora_factory.crawl.images import Dropped
 
 if TYPE_CHECKING:

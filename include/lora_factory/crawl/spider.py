@@ -25,7 +25,7 @@ from lora_factory.crawl import optout, quality, signals
 from lora_factory.crawl.client import BEFORE_BODY, fetch
 from lora_factory.crawl.extract import ImageRef, Page, Unparsable, parse_page
 from lora_factory.crawl.hosts import HostRules
-from lora_factory.crawl.images import MAX_BYTES, Dropped, ImageChecker
+from lora_factory.crawl.images import MAX_BYTES, CheckedImage, Dropped, ImageChecker
 from lora_factory.crawl.ledger import Entry, KeptImage, PageScores, SeedAnswer, What, dropped, kept
 from lora_factory.crawl.licences import refusal
 from lora_factory.crawl.links import LinkScorer, canonical_url, looks_endless
@@ -383,7 +383,7 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
     async def _take(self, response: Response, task: ImageTask, outcome: Outcome) -> None:
         ref, shown = task.ref, task.shown
         try:
-            image = await asyncio.to_thread(self.job.checker.check, response.body)
+            image = await asyncio.to_thread(self._store, response.body)
         except Dropped as verdict:
             _drop(outcome, dropped("image", ref.url, verdict.reason, verdict.detail))
             return
@@ -391,10 +391,7 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
             outcome.entries.append(visit)
         first = await self.job.pump.frontier.claim(image.sha256, ref.url)
         outcome.counts = first == ref.url
-        if outcome.counts:
-            # Bytes once: another worker, or an earlier try, may have brought them.
-            await asyncio.to_thread(self.job.area.put_once, image.file_name, image.data)
-        else:
+        if not outcome.counts:
             # Recorded all the same: which of the URLs stands must not depend on who was quicker.
             outcome.reason = "exact_duplicate"
         record = RawRecord(
@@ -414,6 +411,18 @@ class TopicSpider(scrapy.Spider):  # type: ignore[misc]
             perceptual_hash=image.perceptual_hash,
         )
         outcome.entries.append(KeptImage(record=record, size=len(image.data)))
+
+    def _store(self, data: bytes) -> CheckedImage:
+        """Look at the bytes and put them where the merge finds them; in a thread, once a picture.
+
+        Under the name of their hash, so it doesn't matter who else brings them.
+
+        Raises:
+            Dropped: as :meth:`ImageChecker.check`.
+        """
+        image = self.job.checker.check(data)
+        self.job.area.put_once(image.file_name, image.data)
+        return image
 
     def _directives(self, headers: Headers) -> frozenset[str]:
         values = (v.decode("latin-1") for v in headers.getlist("X-Robots-Tag"))

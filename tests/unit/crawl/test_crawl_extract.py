@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lora_factory.crawl.extract import ImageRef, Page, Unparsable, largest, parse_page, squeeze
+from lora_factory.crawl.extract import ImageRef, Page, Unparsable, largest, parse_page
+from lora_factory.crawl.fragments import MAX_FRAGMENT, plain, squeeze
 
 URL = "http://h.example/rooms/page.html"
 MIT = '<a rel="license" href="https://opensource.org/license/mit">MIT</a>'
@@ -40,6 +41,42 @@ def test_images_come_with_their_words() -> None:
     assert image.alt == "red apple"
     assert image.caption == "An apple"
     assert image.nearby == "Diagonal hatching stands for the colour."
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("a red fox", "a red fox"),
+        ("salt & pepper, 3 < 4", "salt & pepper, 3 < 4"),
+        ("<p>A <b>red</i> fox", "A red fox"),
+        ("&lt;b&gt;A fox&lt;/b&gt;", "<b>A fox</b>"),
+        ("Tom &amp; Jerry &#8211; <script>alert(1)</script>cat", "Tom & Jerry – cat"),
+        ("<!-- note -->a fox<style>p{}</style>", "a fox"),
+        ("<p>cut <a hre", "cut"),
+        ("<div>" * 3000 + "fox", "fox"),
+        ("", ""),
+    ],
+)
+def test_words_of_pieces_of_html(value: str, words: str) -> None:
+    assert plain(value) == words
+
+
+@given(st.text(alphabet="<>&;/!-='\" abscript\x00\ud800", max_size=300))
+def test_no_piece_of_html_raises(value: str) -> None:
+    assert "\x00" not in plain(value)
+    assert len(plain("<b>" + value + "a" * 2 * MAX_FRAGMENT)) <= MAX_FRAGMENT
+
+
+def test_captions_of_galleries_stand_in_attributes() -> None:
+    fox, owl, cat = read(
+        "<a href=/big.png data-sub-html='<h4>A red fox</h4> <p>in snow'><img src=/a.png></a>"
+        "<p><img src=/b.png alt='&lt;em&gt;An&lt;/em&gt; owl'"
+        " data-image-caption='&lt;p&gt;An owl &amp;amp; a mouse&lt;/p&gt;'></p>"
+        "<figure data-caption=no><img src=/c.png data-caption=no><figcaption>A cat</figcaption>"
+    ).images
+    assert fox.caption == "A red fox in snow"
+    assert (owl.alt, owl.caption) == ("An owl", "An owl & a mouse")
+    assert cat.caption == "A cat"
 
 
 def test_nearby_text_is_not_that_of_another_image() -> None:

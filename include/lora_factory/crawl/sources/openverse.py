@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from lora_factory.crawl.extract import MAX_NEARBY, ImageRef, squeeze
+from lora_factory.crawl.extract import MAX_NEARBY, ImageRef
+from lora_factory.crawl.fragments import squeeze
 from lora_factory.crawl.licences import UNKNOWN, Licence
 from lora_factory.crawl.sources.base import FoundImage, Listing, Unreadable
 

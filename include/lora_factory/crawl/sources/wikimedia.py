@@ -15,17 +15,14 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
-from bs4 import BeautifulSoup
-
-from lora_factory.crawl.extract import MAX_NEARBY, ImageRef, squeeze
+from lora_factory.crawl.extract import MAX_NEARBY, ImageRef
+from lora_factory.crawl.fragments import plain, squeeze
 from lora_factory.crawl.licences import UNKNOWN, Licence, licence_id
 from lora_factory.crawl.sources.base import FoundImage, Listing, Unreadable
 
 PAGE_SIZE = 50
 WIDTH = 1280
 KINDS = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif"})
-MAX_VALUE = 20_000  # characters of a description that are read
-UNSEEN = ["script", "style", "template"]
 
 
 class WikimediaSource:
@@ -132,7 +129,4 @@ def _meta(meta: Any, name: str) -> str:
     value = entry.get("value") if isinstance(entry, dict) else None
     if not isinstance(value, str):
         return ""
-    soup = BeautifulSoup(f"<p>{value[:MAX_VALUE]}", "lxml")  # so that it is never taken for a path
-    for part in soup(UNSEEN):
-        part.decompose()
-    return squeeze(soup.get_text(" "))
+    return plain(value)
