@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KIND", "SPEC", "VERSION", "conditions", "roles", "run"]
 KIND: Kind = "cleanpart"
-VERSION = 3
+VERSION = 4
 SPEC = ShardSpec
 CHUNK = 64  # pictures in memory at a time, as models look at them
 

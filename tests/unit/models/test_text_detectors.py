@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from lora_factory.contracts.settings import Settings
 from lora_factory.errors import ConfigurationError, ModelError
-from lora_factory.models.profiles import RoleModel, load_profile
-from lora_factory.models.text_detectors import PaddleDetector, text_detector
+from lora_factory.models.profiles import PACKAGE, RoleModel, load_profile
+from lora_factory.models.text_detectors import PaddleDetector, lines_of, text_detector
 
 
 def page(lines: int) -> Image.Image:
@@ -25,6 +26,40 @@ def test_the_share_grows_with_the_writing(settings: Settings) -> None:
     shares = detector.shares([page(0), page(1), page(10)])
     assert shares[0] < 0.01 < shares[1] < 0.1 < 0.2 < shares[2] <= 1
     assert detector.shares([]).shape == (0,)
+
+
+def card(side: int, size: int) -> Image.Image:
+    """A small picture full of lines."""
+    image = Image.new("RGB", (side, side), (200, 220, 210))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
+    for top in range(2, side - size, round(size * 1.2)):
+        draw.text((2, top), "The quick brown fox"[: side // size * 2], fill="black", font=font)
+    return image
+
+
+def test_icons_are_no_writing_and_small_writing_is(settings: Settings) -> None:
+    detector = text_detector(load_profile("standard", settings), settings)
+    assert detector is not None
+    files = sorted((PACKAGE / "demo" / "gallery" / "icons").glob("*.png"))[:40]
+    icons = [Image.open(file).convert("RGB") for file in files]
+    limit = 0.2  # SanitizeSpec.max_text
+    assert (detector.shares(icons) > limit).sum() <= 1
+    assert (detector.shares([icon.resize((256, 256)) for icon in icons[:12]]) > limit).sum() <= 1
+    assert (detector.shares([card(64, 10), card(64, 12), card(128, 10)]) > limit).all()
+
+
+def test_lines_in_any_direction_are_told_from_round_patches() -> None:
+    image = Image.new("1", (200, 200))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((5, 5, 60, 15), fill=1)
+    draw.rectangle((5, 40, 15, 120), fill=1)
+    draw.line((100, 10, 180, 90), fill=1, width=12)
+    lines = np.asarray(image).copy()
+    draw.ellipse((40, 130, 100, 190), fill=1)
+    draw.rectangle((120, 130, 170, 165), fill=1)
+    image.putpixel((198, 198), 1)
+    assert (lines_of(np.asarray(image)) == lines).all()
+    assert not lines_of(np.zeros((8, 8), np.bool_)).any()
 
 
 def test_the_embedded_profile_leaves_it_empty(settings: Settings) -> None:
