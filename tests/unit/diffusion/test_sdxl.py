@@ -23,7 +23,8 @@ from lora_factory.diffusion.base import DiffusionBase, GenerationRequest, Text
 from lora_factory.diffusion.families import load_base
 from lora_factory.diffusion.lora_file import write_kohya
 from lora_factory.diffusion.naming import sgm_name
-from lora_factory.diffusion.objective import denoising_loss
+from lora_factory.diffusion.objective import autocast, denoising_loss
+from lora_factory.diffusion.parts import Loader
 from lora_factory.errors import Interrupted, ModelError
 from lora_factory.models.cache import sha256_of
 from lora_factory.models.lock import LockedFile, LockedModel
@@ -318,3 +319,38 @@ def test_a_base_whose_files_are_not_the_locked_ones_is_refused(
     weights.unlink()
     with pytest.raises(ModelError, match=r"vae/.* is missing"):
         load_base(of_hub, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_the_vae_that_overflows_stays_whole(
+    entry: BaseEntry, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """As on an accelerator; the folder says ``force_upcast``."""
+    plain = Loader.__init__
+
+    def halved(loader: Loader, entry: BaseEntry, device: str) -> None:
+        plain(loader, entry, device)
+        loader.dtype = dtype
+
+    exact = load_base(entry, device="cpu")
+    monkeypatch.setattr(Loader, "__init__", halved)
+    base: Any = load_base(entry, device="cpu")
+    assert base.dtype == base.denoiser.dtype == dtype
+    assert base._parts["vae"].dtype == (torch.float32 if dtype == torch.float16 else dtype)
+    latents, text, _, steps = a_batch(base)
+    assert {rows.dtype for rows in text.values()} == {torch.float32}
+    kept = {name: rows.to(dtype) for name, rows in text.items()}  # as the cache keeps them
+    weights = base.add_adapter("a", 4, 4.0, TARGETS)
+    with autocast("cpu", "fp16" if dtype == torch.float16 else "bf16"):
+        made = base.predict(latents, steps, kept, torch.tensor([[1000.0, 64, 0, 0, 64, 64]] * 2))
+        made.float().mean().backward()
+    assert weights[1].grad is not None
+    assert weights[1].grad.dtype == torch.float32
+    with torch.no_grad():
+        whole = exact.predict(latents, steps, text)
+        base.use_adapter(None)
+        near = base.predict(latents, steps, kept)
+    assert (whole - near.float()).abs().max() < 0.1
+    (image,) = base.generate([REQUESTS[0]], steps=2, guidance=3.0)
+    (sharp,) = exact.generate([REQUESTS[0]], steps=2, guidance=3.0)
+    assert np.abs(np.asarray(image, float) - np.asarray(sharp, float)).mean() < 8

@@ -64,7 +64,7 @@ def prepare(
         base="xl",
         base_revision=entry.resolve_revision(),
         batch_size=2,
-        steps=4,
+        steps=2,
         resolution=64,
         **changes,
     )
