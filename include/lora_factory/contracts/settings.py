@@ -156,6 +156,9 @@ class Settings(Contract):
     )
     min_images: int = Field(8, ge=4, description="Fewest images a dataset may have")
     threads: int = Field(0, ge=0, description="CPU threads a stage may use; 0 = all cores")
+    train_processes: int = Field(
+        1, ge=0, le=64, description="Processes of a training, a GPU each; 0: as many as GPUs"
+    )
     run_id: str = Field(
         "", max_length=250, description="Of the run that a stage is part of; Airflow's task says it"
     )

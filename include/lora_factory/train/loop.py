@@ -306,6 +306,7 @@ class LoRATrainer:
     def _finish(self, first: int, seconds: float, stopped_by: StoppedBy) -> Outcome:
         state = self._state
         state.finish()
+        self._team.close()
         images = self._plan.batch_size * self._plan.gradient_accumulation
         return Outcome(
             steps=state.step,

@@ -30,11 +30,13 @@ from lora_factory.models.loaders import limit_threads
 from lora_factory.models.profiles import BaseEntry, load_profile
 from lora_factory.train.cache import EncodingCache, open_cache
 from lora_factory.train.data import load_split
+from lora_factory.train.launch import followers
 from lora_factory.train.loop import Data, LoRATrainer
 from lora_factory.train.plot import plot_losses
 from lora_factory.train.reload import check_reload
 from lora_factory.train.sampling import probe_batches
 from lora_factory.train.state import Adapter
+from lora_factory.train.team import use_own_device
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +75,45 @@ def run(spec: TrainSpec, ctx: StageContext) -> TrainReport:
         return _train(spec, plan, info, base, cache, ctx)
 
 
+def follow(spec: TrainSpec, ctx: StageContext) -> None:
+    """Train as one of several processes, of which the first runs :func:`run`.
+
+    Raises:
+        FactoryError: as :func:`run`.
+    """
+    limit_threads(ctx.settings)
+    use_own_device()
+    plan = with_options(spec, read_inputs(ctx)[0])
+    base = load_base(plan_entry(spec, plan, ctx))
+    with open_cache(ctx.settings) as cache:
+        data = load_data(plan, base, cache, ctx)
+    base.release_encoders()
+    parameters = attach_adapter(spec, plan, base, ctx)
+    LoRATrainer(plan, base, data, Adapter(ADAPTER, parameters, _writes_nothing), ctx).train()
+
+
+def _writes_nothing(file: Path, step: int) -> None:
+    """The first process writes."""
+
+
+def load_data(
+    plan: TrainPlan, base: DiffusionBase, cache: EncodingCache, ctx: StageContext
+) -> Data:
+    """Both splits, encoded.
+
+    Raises:
+        ArtifactError: there is no training image, or one can't be read.
+    """
+    train = load_split("train", plan, base, ctx, cache)
+    if train is None:
+        msg = f"dataset {ctx.inputs['dataset'].path} has no training image; label it again"
+        raise ArtifactError(msg)
+    validation = load_split("validation", plan, base, ctx, cache)
+    if validation is None:
+        log.warning("no validation split: the probe uses training images and can't see overfitting")
+    return Data(train, validation or train)
+
+
 def _train(
     spec: TrainSpec,
     plan: TrainPlan,
@@ -81,13 +122,8 @@ def _train(
     cache: EncodingCache,
     ctx: StageContext,
 ) -> TrainReport:
-    train = load_split("train", plan, base, ctx, cache)
-    if train is None:
-        msg = f"dataset {ctx.inputs['dataset'].path} has no training image; label it again"
-        raise ArtifactError(msg)
-    validation = load_split("validation", plan, base, ctx, cache)
-    if validation is None:
-        log.warning("no validation split: the probe uses training images and can't see overfitting")
+    data = load_data(plan, base, cache, ctx)
+    train = data.train
     base.release_encoders()
     parameters = attach_adapter(spec, plan, base, ctx)
     header = metadata(plan, info, ctx)
@@ -95,9 +131,9 @@ def _train(
     def save(file: Path, step: int) -> None:
         base.save_adapter(ADAPTER, file, {**header, "ss_steps": str(step)})
 
-    data, adapter = Data(train, validation or train), Adapter(ADAPTER, parameters, save)
-    trainer = LoRATrainer(plan, base, data, adapter, ctx)
-    outcome = trainer.train()
+    with followers(spec, ctx):
+        trainer = LoRATrainer(plan, base, data, Adapter(ADAPTER, parameters, save), ctx)
+        outcome = trainer.train()
     save(ctx.out / "lora.safetensors", outcome.best_step)
     check_reload(base, ADAPTER, ctx.out / "lora.safetensors", probe_batches(train, base)[0])
     checkpoints = trainer.snapshots.publish(ctx.out, outcome.steps, outcome.best_step)

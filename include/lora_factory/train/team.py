@@ -7,6 +7,7 @@ DistributedDataParallel in the last part of a step.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 T = TypeVar("T")
+
+
+def use_own_device() -> None:
+    """Make the GPU of this process the one that ``cuda`` means."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
 
 class Team:
@@ -40,6 +49,13 @@ class Team:
         """``module`` wrapped in DDP where there are several processes."""
         made: Module = self._accelerator.prepare_model(module)
         return made
+
+    def close(self) -> None:
+        """Leave the group; every process must get here, or end."""
+        import torch
+
+        if self.size > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
     def share(self, batch: Batch) -> Batch:
         """This process's items of a global batch.
