@@ -1,7 +1,8 @@
 """Whether a worker's memory grows with the crawl: resident size at the last page and at the 1000th.
 
-One worker on its disk frontier, over small pages with four links each and no images; instead of
-the topic classifier a word decides. The size is the median of the samples around a page count.
+One worker on its disk frontier, over small pages with four links and a picture each, of which
+500 differ; instead of the topic classifier a word decides. The size is the median of the samples
+around a page count.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def pages_done(file: Path) -> int:
 
 
 def main() -> None:
-    site = SlowSite(PAGES, hosts=2, seconds=0.0, distinct=0)
+    site = SlowSite(PAGES, hosts=2, seconds=0.0, distinct=500)
     spec = CrawlSpec(
-        topics=(TOPIC,), seeds=(site.url(0),), max_depth=10**6, max_pages=PAGES,
+        topics=(TOPIC,), seeds=(site.url(0),), max_depth=10**6, max_pages=PAGES, max_images=10 * PAGES,
         as_of=date(2026, 11, 24), min_entropy=3.0,
     )  # fmt: skip
     samples: list[tuple[int, float]] = []

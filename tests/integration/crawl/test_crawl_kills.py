@@ -20,6 +20,7 @@ from lora_factory.crawl import web
 from lora_factory.crawl.frontier import Frontier, Limits
 from lora_factory.crawl.frontier_redis import RedisFrontier
 from lora_factory.crawl.report import CrawlReport
+from lora_factory.demo.processes import free_ports
 from lora_factory.errors import ServiceUnavailable
 from valkey_server import ValkeyServer
 
@@ -136,7 +137,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, valkey: ValkeyServer) -> 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(5))
 def test_twenty_kills_lose_nothing(tmp_path: Path, valkey: ValkeyServer, seed: int) -> None:
     site = SlowSite(pages=1200, hosts=3, seconds=3.0, distinct=100)
     try:
@@ -168,10 +169,10 @@ def test_one_worker_goes_on_where_it_was_killed(tmp_path: Path, site: SlowSite) 
     assert again <= 16 + 64  # what was under way, and what was fetched but not written
 
 
-def away(folder: Path, seconds: float) -> None:
-    """Two workers whose Redis is killed, and comes back after a while."""
+def away(folder: Path, seconds: float, *, port: int = 0, hangs: bool = False) -> None:
+    """Two workers whose Redis is killed (or hangs), and comes back after a while."""
     site = SlowSite(pages=80, hosts=3, seconds=0.5, distinct=50)
-    server = ValkeyServer(folder / "own").start()
+    server = ValkeyServer(folder / "own", port).start()
     shared = share(folder, site, server)
     running = [shared.start() for _ in range(2)]
     try:
@@ -179,10 +180,10 @@ def away(folder: Path, seconds: float) -> None:
         while sum(site.hits.values()) < 20:
             assert time.monotonic() < deadline, shared.log[-3000:]
             time.sleep(0.05)
-        server.kill()
+        server.hang() if hangs else server.kill()
         time.sleep(seconds)
         before = sum(site.hits.values())
-        server.start()
+        server.go_on() if hangs else server.start()
         for process, _ in running:
             process.join(100)
             assert process.exitcode == 0, shared.log[-3000:]
@@ -205,8 +206,10 @@ def test_workers_wait_for_redis_and_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.chaos
-def test_workers_wait_half_a_minute_for_redis(tmp_path: Path) -> None:
-    away(tmp_path, 30)
+@pytest.mark.parametrize("hangs", [False, True], ids=["killed", "hangs"])
+def test_workers_wait_half_a_minute_for_redis(tmp_path: Path, hangs: bool) -> None:
+    (port,) = free_ports(1, tmp_path / "port.json")  # the same one afterwards
+    away(tmp_path, 30, port=port, hangs=hangs)
 
 
 def test_a_redis_that_stays_away_ends_the_call(tmp_path: Path) -> None:
