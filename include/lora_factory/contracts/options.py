@@ -9,16 +9,14 @@ from pydantic import Field, model_validator
 from lora_factory.contracts.base import Contract
 
 Optimizer = Literal["adamw", "adamw8bit", "prodigy"]
-AdapterKind = Literal["lora", "rslora", "dora", "lokr"]
+AdapterKind = Literal["lora", "rslora"]
 
 
 class TrainOptions(Contract):
     """Part of a :class:`TrainPlan`; the defaults are plain LoRA training with AdamW."""
 
     adapter: AdapterKind = Field(
-        "lora",
-        description="lora; rslora (scale alpha / √rank, arXiv 2312.03732); dora (2402.09353) and "
-        "lokr (2309.14859), which are written as the nearest low-rank change",
+        "lora", description="rslora: scale alpha / √rank instead of alpha / rank (2312.03732)"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Of the inputs of each LoRA layer")
     optimizer: Optimizer = Field(
@@ -48,7 +46,6 @@ class TrainOptions(Contract):
     gradient_checkpointing: bool = Field(
         default=False, description="Less memory for about a third more time"
     )
-    compile: bool = Field(default=False, description="torch.compile the denoiser")
     on_overfit: Literal["stop", "regularise"] = Field(
         "stop", description="regularise: restore the best weights and go on once, held tighter"
     )
@@ -60,12 +57,6 @@ class TrainOptions(Contract):
     def _consistent(self) -> Self:
         if self.optimizer == "prodigy" and self.lora_plus != 1:
             msg = "prodigy finds one rate for all weights; leave lora_plus at 1"
-            raise ValueError(msg)
-        if self.sparsity and self.adapter not in {"lora", "rslora"}:
-            msg = f"sparsity prunes lora_A and lora_B, which {self.adapter} writes merged; use lora"
-            raise ValueError(msg)
-        if self.adapter == "lokr" and self.lora_plus != 1:
-            msg = "lokr has no lora_B whose rate lora_plus could raise; use lora"
             raise ValueError(msg)
         return self
 

@@ -56,7 +56,14 @@ class AdapterHost:
         self._running: Any = unet  # the denoiser, or the build that stands for it
 
     def add_adapter(
-        self, name: str, rank: int, alpha: float, targets: Sequence[str], *, seed: int = 0
+        self,
+        name: str,
+        rank: int,
+        alpha: float,
+        targets: Sequence[str],
+        *,
+        seed: int = 0,
+        rank_stabilized: bool = False,
     ) -> list[Parameter]:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""
         import torch
@@ -69,7 +76,9 @@ class AdapterHost:
                 f"base {self.entry.name!r}: no layer is named {', '.join(targets)}; correct targets"
             )
             raise ModelError(msg)
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
+        config = LoraConfig(
+            r=rank, lora_alpha=alpha, target_modules=list(targets), use_rslora=rank_stabilized
+        )
         with torch.random.fork_rng(devices=[]), _several_adapters():
             torch.manual_seed(seed)
             self._unet.add_adapter(config, name)
@@ -215,7 +224,7 @@ class AdapterHost:
 
     def _scale(self, name: str) -> float:
         config = self._unet.peft_config[name]
-        return float(config.lora_alpha / config.r)
+        return float(config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r))
 
     def _layers(self, name: str) -> list[tuple[str, Parameter, Parameter]]:
         """(layer, lora_down, lora_up) of an adapter, in the UNet's order."""

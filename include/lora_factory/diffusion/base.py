@@ -110,11 +110,13 @@ class DiffusionBase(Protocol):
         targets: Sequence[str],
         *,
         seed: int = 0,
+        rank_stabilized: bool = False,
     ) -> list[Parameter]:
         """Attach a fresh trainable LoRA (B zero: output unchanged) and make it active.
 
-        ``targets`` are suffixes of layer names (linear or convolution). Returns its
-        parameters, float32, in a fixed order.
+        ``targets`` are suffixes of layer names (linear or convolution). ``rank_stabilized``:
+        strength alpha / √rank instead of alpha / rank. Returns its parameters, float32, each
+        layer's lora_A and then its lora_B.
 
         Raises:
             ModelError: no layer matches, or the name is taken.

@@ -214,7 +214,14 @@ def attach_adapter(
 ) -> list[Parameter]:
     """A fresh adapter by the plan, or the parent's weights in the parent's rank and layers."""
     if "parent" not in ctx.inputs:
-        return base.add_adapter(ADAPTER, plan.rank, plan.alpha, plan.target_modules, seed=plan.seed)
+        return base.add_adapter(
+            ADAPTER,
+            plan.rank,
+            plan.alpha,
+            plan.target_modules,
+            seed=plan.seed,
+            rank_stabilized=plan.options.adapter == "rslora",
+        )
     parent = base.read_adapter(ctx.inputs["parent"].path / spec.parent_checkpoint)
     alpha = plan.alpha / plan.rank * parent.rank
     parameters = base.add_adapter(ADAPTER, parent.rank, alpha, tuple(parent.layers))
