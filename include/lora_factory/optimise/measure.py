@@ -55,6 +55,7 @@ def compare(
     """
     # Processor time on a CPU: other load hardly moves it (as evaluate's efficiency).
     clock = time.process_time if base.device == "cpu" else time.perf_counter
+
     def draw(name: str | None, request: GenerationRequest, steps: int) -> tuple[Image, float]:
         ctx.check_stop()
         base.use_adapter(name)
