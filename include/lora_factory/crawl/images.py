@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from queue import LifoQueue
 
 from lora_factory.imaging.decode import ImageRejected, sniff
 from lora_factory.imaging.sandbox import DecodingProcess
@@ -34,23 +35,33 @@ class CheckedImage:
 
 
 class ImageChecker:
-    """Decodes images in a process of its own."""
+    """Decodes images in processes of their own.
 
-    def __init__(self) -> None:
-        self._decoder = DecodingProcess()
+    Args:
+        decoders: processes at most; one is started when all others are at work.
+    """
+
+    def __init__(self, decoders: int = 1) -> None:
+        self._decoders = [DecodingProcess() for _ in range(decoders)]
+        self._idle: LifoQueue[DecodingProcess] = LifoQueue()
+        for decoder in self._decoders:
+            self._idle.put(decoder)
 
     def check(self, data: bytes) -> CheckedImage:
-        """Look at the bytes; touches no state, so it may run in a thread.
+        """Look at the bytes; may run in several threads.
 
         Raises:
             Dropped: ``too_large``, ``too_small`` or a reason of the decoder.
         """
         if len(data) > MAX_BYTES:
             raise Dropped(reason="too_large", detail=f"{len(data)} bytes, at most {MAX_BYTES}")
+        decoder = self._idle.get()
         try:
-            found = self._decoder.measure(data)
+            found = decoder.measure(data)
         except ImageRejected as err:
             raise Dropped(reason=err.reason, detail=str(err)) from err
+        finally:
+            self._idle.put(decoder)
         if min(found.width, found.height) < MIN_SIDE:
             raise Dropped(reason="too_small", detail=f"{found.width}×{found.height} pixels")
         digest = hashlib.sha256(data).hexdigest()
@@ -59,7 +70,8 @@ class ImageChecker:
 
     def close(self) -> None:
         """No more images are checked."""
-        self._decoder.close()
+        for decoder in self._decoders:
+            decoder.close()
 
 
 class ImageStore:

@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 POLL = 0.2  # seconds between looks at the stop flag
 SEARCHES = 12  # of one crawl, but every topic; Openverse lets strangers ask a few times an hour
+DECODERS = 2  # processes: a picture takes one of them longer than it takes the worker
 STOP_GRACE = 2.0  # seconds for downloads under way; SIGKILL comes after 4
 
 
@@ -96,7 +97,7 @@ def work(
     classifier = topic_classifier(load_profile(spec.profile, ctx.settings))
     ctx.check_stop()
     pump = Pump(frontier, area, worker)
-    with closing(ImageChecker()) as checker:
+    with closing(ImageChecker(DECODERS)) as checker:
         _run_spider(
             {
                 "spec": spec,

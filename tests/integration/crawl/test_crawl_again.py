@@ -11,7 +11,7 @@ import pytest
 from crawl_rig import Crawl, WebServer
 from hostile_site import LICENCE, PROSE, picture
 
-from lora_factory.contracts.records import RawRecord, read_jsonl
+from lora_factory.contracts.records import AuditRecord, RawRecord, read_jsonl
 from lora_factory.crawl.visits import Visit
 
 pytestmark = pytest.mark.integration
@@ -39,18 +39,20 @@ def crawls(
     """A site crawled; then one image changed and one page with an image came; crawled again."""
     site = new_server()
     show(site, "/", "1", "/cat.png", "/dog.png", links=("/more",))
-    show(site, "/more", "1", "/fox.png", "/same.png", "/bare.png")
+    show(site, "/more", "1", "/fox.png", "/same.png", "/bare.png", "/rat.png")
     put(site, "/cat.png", 1, ETag='"1"')
     put(site, "/dog.png", 2, Last_Modified=MODIFIED)
     put(site, "/fox.png", 3, ETag='"1"', Last_Modified=MODIFIED)
     put(site, "/same.png", 3, ETag='"1"')  # the fox's bytes
     put(site, "/bare.png", 4)  # has no validator
+    put(site, "/rat.png", 6, ETag='"1"')
     first = new_crawl(hosts=[site.host], seeds=[site.url()]).start().wait()
     site.hits.clear()
-    show(site, "/more", "2", "/fox.png", "/same.png", "/bare.png", links=("/new",))
+    show(site, "/more", "2", "/fox.png", "/same.png", "/bare.png", "/rat.png", links=("/new",))
     show(site, "/new", "1", "/owl.png")
     put(site, "/cat.png", 11, ETag='"2"')
     put(site, "/owl.png", 5, ETag='"1"')
+    put(site, "/rat.png", 6, ETag='"1"', X_Robots_Tag="noai")  # its 304 says so
     again = new_crawl(
         hosts=[site.host],
         seeds=[site.url()],
@@ -69,7 +71,7 @@ def test_only_new_bodies_are_sent(crawls: Crawls) -> None:
     fresh = [path for path in site.hits if path not in site.unchanged]
     rules = {"/robots.txt", "/.well-known/tdmrep.json"}
     assert sorted(set(fresh) - rules) == ["/bare.png", "/cat.png", "/more", "/new", "/owl.png"]
-    assert sorted(site.unchanged) == ["/", "/dog.png", "/fox.png", "/same.png"]
+    assert sorted(site.unchanged) == ["/", "/dog.png", "/fox.png", "/rat.png", "/same.png"]
     assert len(site.hits) == len(set(site.hits))
 
 
@@ -90,8 +92,9 @@ def test_what_had_not_changed_is_there_all_the_same(crawls: Crawls) -> None:
     assert new == {site.url("/cat.png"), site.url("/owl.png")}
     for record in (before[site.url("/dog.png")], before[site.url("/cat.png")]):
         # Of a page that hasn't changed, words, topics and licence are the same too.
-        same = after[record.url].model_copy(update={"sha256": "", "file_name": ""})
-        assert same == record.model_copy(update={"sha256": "", "file_name": ""})
+        bytes_apart = dict.fromkeys(("sha256", "file_name", "perceptual_hash"), "")
+        same = after[record.url].model_copy(update=bytes_apart)
+        assert same == record.model_copy(update=bytes_apart)
     for record in after.values():
         assert (folder / record.file_name).is_file()
 
@@ -108,5 +111,16 @@ def test_the_next_crawl_can_ask_again(crawls: Crawls) -> None:
     before, after = visits.values()
     changed = {"/cat.png": ('"2"', ""), "/more": ('"2"', "")}
     new = {"/owl.png": ('"1"', ""), "/new": ('"1"', "")}
+    assert before.pop("/rat.png") == ('"1"', "")
     assert after == before | changed | new
     assert "/bare.png" not in after
+
+
+def test_what_was_free_may_be_reserved_by_now(crawls: Crawls) -> None:
+    first, again, site = crawls
+    url = site.url("/rat.png")
+    assert url in opened(first)[1]
+    assert url not in opened(again)[1]
+    audit = read_jsonl(opened(again)[0] / "audit.jsonl", AuditRecord)
+    (verdict,) = (entry for entry in audit if entry.item == url)
+    assert (verdict.reason, verdict.detail) == ("opt_out", "noai")

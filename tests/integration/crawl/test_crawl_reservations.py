@@ -46,11 +46,33 @@ def picture(seed: int) -> bytes:
     return out.getvalue()
 
 
+# path → the page's markup, and its headers
+MARKED: dict[str, tuple[str, dict[str, str]]] = {
+    "/noai": ('<meta name="robots" content="noai">', {}),
+    "/noml": ('<META NAME="Robots" CONTENT="index, NOML">', {}),
+    "/named": ('<meta name="lorafactorybot" content="noindex">', {}),
+    "/none": ('<meta name="robots" content="none">', {}),
+    "/noindex-header": ("", {"X_Robots_Tag": "noindex"}),
+    "/noai-header": ("", {"X_Robots_Tag": "max-snippet:-1, noai"}),
+}
+
+
 class Sites:
     """One server a protocol; ``home`` links to them all."""
 
     def __init__(self, new_server: Callable[[], WebServer]) -> None:
-        names = ("home", "signal", "usage", "tdmrep", "broken", "rsl", "unread", "local")
+        names = (
+            "home",
+            "other",
+            "busy",
+            "signal",
+            "usage",
+            "tdmrep",
+            "broken",
+            "rsl",
+            "unread",
+            "local",
+        )
         self.of = {name: new_server() for name in names}
         for name, server in self.of.items():
             server.html("/", page("<img src=/a.png>" if name != "home" else ""))
@@ -60,7 +82,10 @@ class Sites:
 
     def _pages(self, home: WebServer) -> None:
         links = [self.of[name].url() for name in self.of if name != "home"]
-        paths = ("/meta", "/tdm", "/header", "/link", "/rsl-link", "/pictures", "/data")
+        paths = (
+            "/meta", "/tdm", "/header", "/signal", "/link", "/rsl-link", "/pictures", "/data",
+            *MARKED, "/noimageai", "/noimageindex", "/tagged-images",
+        )  # fmt: skip
         anchors = "".join(
             f'<a href="{url}">more icons of animals and food</a>' for url in (*links, *paths)
         )
@@ -68,18 +93,32 @@ class Sites:
         home.html("/meta", page(head='<meta name="tdm-reservation" content="1">'))
         home.html("/tdm", page(), tdm_reservation="1")
         home.html("/header", page(), Content_Usage="train-ai=n")
+        home.html("/signal", page(), Content_Signal="search=yes, ai-train=no")
+        for path, (meta, headers) in MARKED.items():
+            home.html(path, page(head=meta), **headers)
+        for name in ("noimageai", "noimageindex"):
+            shown = page(f"<img src=/{name}-shown.png>", f'<meta name=robots content="{name}">')
+            home.html(f"/{name}", shown)
+        home.html("/tagged-images", page("<img src=/tagged.png>"), X_Robots_Tag="noimageai")
         rsl = 'rel="license" type="application/rsl+xml"'
         home.html("/link", page(head=f'<link {rsl} href="/no.xml">'))
         home.html("/rsl-link", page(), Link='</no.xml>; rel="license"; type="application/rsl+xml"')
         home.answers["/no.xml"] = (200, {}, RSL.format(url="/").encode())
-        tags = "".join(f"<img src=/{name}.png>" for name in ("tdm", "usage", "rsl", "open"))
-        home.html("/pictures", page(tags))
         reserved = {
+            "noai": {"X-Robots-Tag": "noai"},
+            "noml": {"X-Robots-Tag": "all, noml"},
+            "noimageai": {"X-Robots-Tag": "noimageai"},
+            "noindex": {"X-Robots-Tag": "noindex, nofollow"},
+            "ours": {"X-Robots-Tag": "lorafactorybot: noimageindex"},
+            "theirs": {"X-Robots-Tag": "otherbot: noai"},
+            "signal": {"Content-Signal": "ai-train=no"},
             "tdm": {"TDM-Reservation": "1"},
             "usage": {"Content-Usage": "train-ai=n"},
             "rsl": {"Link": '</no.xml>; rel="license"; type="application/rsl+xml"'},
             "open": {"TDM-Reservation": "0", "Content-Usage": "train-ai=y"},
         }
+        tags = "".join(f"<img src=/{name}.png>" for name in reserved)
+        home.html("/pictures", page(tags))
         for number, (name, headers) in enumerate(reserved.items()):
             home.answers[f"/{name}.png"] = (200, {**PNG, **headers}, picture(number))
         self._data(home)
@@ -98,6 +137,8 @@ class Sites:
         def robots(name: str, text: str) -> None:
             self.of[name].answers["/robots.txt"] = (200, {}, text.encode())
 
+        robots("other", "User-agent: *\nDisallow: /a.png\n")
+        self.of["busy"].answers["/robots.txt"] = (429, {}, b"")
         robots("signal", "User-agent: *\nContent-Signal: search=yes, ai-train=no\nAllow: /\n")
         robots("usage", "User-agent: *\nContent-Usage: /a train-ai=n\nAllow: /\n")
         body = json.dumps([{"location": "/a*", "tdm-reservation": 1}]).encode()
@@ -129,6 +170,16 @@ def test_a_reserved_site_is_not_fetched(visited: Visited, name: str) -> None:
     assert not {"/", "/a.png"} & set(server.hits)
 
 
+def test_robots_txt_speaks_for_images_and_a_busy_one_closes_the_site(visited: Visited) -> None:
+    crawl, sites = visited
+    other, busy = sites.of["other"], sites.of["busy"]
+    assert crawl.reasons()["page", other.url()] == [""]
+    assert crawl.reasons()["image", other.url("/a.png")] == ["robots_disallowed"]
+    assert "/a.png" not in other.hits
+    assert crawl.reasons()["page", busy.url()] == ["robots_disallowed"]
+    assert set(busy.hits) == {"/robots.txt"}
+
+
 @pytest.mark.parametrize("name", ["usage", "tdmrep", "local"])
 def test_a_reserved_path_is_not_fetched(visited: Visited, name: str) -> None:
     crawl, sites = visited
@@ -138,14 +189,45 @@ def test_a_reserved_path_is_not_fetched(visited: Visited, name: str) -> None:
     assert "/a.png" not in server.hits
 
 
-@pytest.mark.parametrize("path", ["/meta", "/tdm", "/header", "/link", "/rsl-link"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/meta",
+        "/tdm",
+        "/header",
+        "/signal",
+        "/link",
+        "/rsl-link",
+        *MARKED,
+    ],
+)
 def test_a_page_reserves_itself(visited: Visited, path: str) -> None:
     crawl, sites = visited
     assert crawl.reasons()["page", sites.of["home"].url(path)] == ["opt_out"]
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("tdm", "opt_out"), ("usage", "opt_out"), ("rsl", "opt_out"), ("open", "")]
+    ("path", "image"),
+    [
+        ("/noimageai", "/noimageai-shown.png"),
+        ("/noimageindex", "/noimageindex-shown.png"),
+        ("/tagged-images", "/tagged.png"),
+    ],
+)
+def test_a_page_reserves_its_images_alone(visited: Visited, path: str, image: str) -> None:
+    crawl, sites = visited
+    home = sites.of["home"]
+    assert crawl.reasons()["page", home.url(path)] == [""]
+    assert crawl.reasons()["image", home.url(image)] == ["opt_out"]
+    assert image not in home.hits
+
+
+RESERVED = ("noai", "noml", "noimageai", "noindex", "ours", "signal", "tdm", "usage", "rsl")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [*((name, "opt_out") for name in RESERVED), ("theirs", ""), ("open", "")],
 )
 def test_an_image_reserves_itself(visited: Visited, name: str, reason: str) -> None:
     crawl, sites = visited
