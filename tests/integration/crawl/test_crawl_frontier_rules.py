@@ -304,7 +304,7 @@ class Rules(RuleBasedStateMachine):
         assert self.run(self.frontier.finished())
 
         async def left() -> dict[Key, str]:
-            found = {}
+            found: dict[Key, str] = {}
             async for entry in self.frontier.leftovers():
                 found[entry.task.kind, entry.task.url] = entry.reason
             return found
