@@ -6,6 +6,8 @@
 
 Draws with every adapter (about 10 s each on a core, once: pictures and embeddings stay in
 ``build/calibration``), writes ``evaluate/calibrations/emoji-clip.json`` and prints the table.
+With ``--witness`` it fits nothing: it adds what the witness styles say of the constants in that
+file. Who then changes anything because of it needs new witnesses.
 
 Rules, written down before they were applied to a reported style:
 
@@ -38,7 +40,13 @@ from calibration_cases import SABOTAGES, Case, cases
 from calibration_measure import SPEC, Rig, Seen
 from calibration_styles import Use
 
-from lora_factory.contracts.evaluation import Calibration, Constants, MetricName, Scale
+from lora_factory.contracts.evaluation import (
+    Calibration,
+    Constants,
+    FirstLook,
+    MetricName,
+    Scale,
+)
 from lora_factory.evaluate import gates, metrics
 from lora_factory.evaluate.calibration import FOLDER
 from lora_factory.evaluate.evaluator import abstains
@@ -250,10 +258,42 @@ def judge(rig: Rig | None, use: Use, *, kept: Path) -> list[Judged]:
     return found
 
 
+def first_look(witnesses: Sequence[Judged], constants: Constants) -> FirstLook:
+    """What the witnesses say of constants that were fixed before they were drawn."""
+    low, high = auc_interval(witnesses, constants)
+    passed = [one.case.good for one in witnesses if one.score(constants) >= SPEC.threshold]
+    good = sum(one.case.good for one in witnesses)
+    return FirstLook(
+        styles=tuple(sorted({one.case.style.name for one in witnesses})),
+        good=good,
+        passed=sum(passed),
+        sabotaged=len(witnesses) - good,
+        let_through=len(passed) - sum(passed),
+        auc=round(auc_of(witnesses, constants), 4),
+        auc_low=round(low, 4),
+        auc_high=round(high, 4),
+    )
+
+
+def look_once(rig: Rig | None) -> int:
+    """``--witness``: constants stay as they are; the file gains what the witnesses say of them."""
+    calibration = Calibration.model_validate_json(TARGET.read_bytes())
+    witnesses = judge(rig, "witness", kept=KEPT)
+    say(f"witnesses:\n{table(witnesses, calibration.constants)}")
+    seen = {"first_look": first_look(witnesses, calibration.constants)}
+    told = calibration.model_copy(update=seen).model_dump_json(indent=1)
+    TARGET.write_text(told + "\n", encoding="utf-8")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--drawn", action="store_true", help="draw nothing, use what was seen")
-    rig = None if parser.parse_args().drawn else Rig()
+    parser.add_argument("--witness", action="store_true", help="fit nothing, ask the witnesses")
+    args = parser.parse_args()
+    rig = None if args.drawn else Rig()
+    if args.witness:
+        return look_once(rig)
     fitted = judge(rig, "fit", kept=KEPT)
     constants = fit(fitted)
     others = crossed(fitted, constants.counted)

@@ -21,7 +21,10 @@ from lora_factory.evaluate.calibration import constants_of, find_calibration  # 
 
 def main() -> None:
     constants = constants_of(find_calibration(*fit.revisions()))
-    judged = fit.judge(Rig(), "report", kept=BUILD / "bench")
+    rig, kept = Rig(), BUILD / "bench"
+    groups = {use: fit.judge(rig, use, kept=kept) for use in ("report", "witness")}
+    each = {use: f"{fit.auc_of(some, constants):.3f}" for use, some in groups.items()}
+    judged = [*groups["report"], *groups["witness"]]
     low, high = fit.auc_interval(judged, constants)
     good = sum(one.case.good for one in judged)
     figure = {
@@ -31,7 +34,8 @@ def main() -> None:
         "better": "higher",
         "against": (
             f"chance: 0.5 ({good} sound, {len(judged) - good} sabotaged adapters, "
-            f"95% interval {low:.3f} to {high:.3f})"
+            f"95% interval {low:.3f} to {high:.3f}; reported styles {each['report']}, witnesses "
+            f"{each['witness']})"
         ),
         "command": "make bench ONLY=evaluate",
     }
