@@ -92,10 +92,11 @@ class Slice:
 
 
 def choose_shown(records: Sequence[DatasetRecord], count: int = SHOWN) -> list[DatasetRecord]:
-    """A sample over all themes: one of each in turn, then the second of each, and so on."""
+    """A sample over all top themes: one of each in turn, then the second of each, and so on."""
     themes: dict[str, list[DatasetRecord]] = {}
     for record in records:
-        themes.setdefault(record.labels.theme[0] if record.labels.theme else "", []).append(record)
+        top = record.labels.theme[-1] if record.labels.theme else ""
+        themes.setdefault(top, []).append(record)
     turns = max(map(len, themes.values()), default=0)
     order = [group[turn] for turn in range(turns) for group in themes.values() if turn < len(group)]
     return order[:count]

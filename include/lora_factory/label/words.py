@@ -60,8 +60,9 @@ def choose_words(given: Given, labelled: Labelled, taxonomy: Taxonomy, *, recapt
     ``recaption``, one composed of labels and the item's own keywords; where there are none,
     the theme.
     """
+    # Of "ropes and hooks" no picture shows both; such names are given whole, where words lack.
     contexts = [
-        " ".join((record.text, *named.labels))
+        " ".join((record.text, *(label for label in named.labels if " " not in label)))
         for record, named in zip(given.records, labelled.themes, strict=True)
     ]
     each, whole = keywords(given.found, contexts, given.topics)

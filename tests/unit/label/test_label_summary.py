@@ -108,7 +108,7 @@ def test_what_is_unsafe_or_taken_down_is_never_wanted(reason: str) -> None:
     assert wanted(found.drops, found.clusters, {item}) == ["b" * 64]
 
 
-def test_shown_pictures_are_of_all_themes() -> None:
+def test_shown_pictures_are_of_all_top_themes() -> None:
     records = [record(n, "pets") for n in range(20)] + [record(30, "birds"), record(31)]
     shown = choose_shown(records, 4)
     assert [r.labels.theme for r in shown] == [("pets",), ("birds",), (), ("pets",)]
