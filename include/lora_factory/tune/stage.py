@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KIND: Kind = "plan"
-VERSION = 2
+VERSION = 3
 SPEC = TuneSpec
 WARMUP_SHARE = 0.05
 
@@ -116,6 +116,7 @@ def recommend_config(spec: TuneSpec, tuner: LoRATuner, base: DiffusionBase) -> T
         caption_dropout=tuner.calculate_caption_dropout(),
         mixed_precision=best_precision(base.device),
         weight_decay=tuner.calculate_weight_decay(),
+        options=tuner.choose_options(),
         seed=spec.seed,
         measurements=_measurements(dataset, cost),
         reasons=reasons,

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lora_factory.contracts.evaluation import Advice
+from lora_factory.contracts.options import TrainOptions
 from lora_factory.contracts.records import Domain
 
 if TYPE_CHECKING:
@@ -118,6 +119,16 @@ class LoRATuner:
         self.reasons["weight_decay"] = f"by advice, instead of {WEIGHT_DECAY:g}"
         self.followed.append(f"weight decay {advised:g} instead of {WEIGHT_DECAY:g}")
         return advised
+
+    def choose_options(self) -> TrainOptions:
+        """Plain training; where it overfits, it goes on once from its best, held tighter.
+
+        Nothing else pays on every dataset; a run's spec may ask for more.
+        """
+        self.reasons["options"] = (
+            "plain LoRA and AdamW; a training that overfits goes on once, with more regularisation"
+        )
+        return TrainOptions(on_overfit="regularise")
 
     def calculate_batch_size(self) -> int:
         """The largest power of two ≤ 16 that the training set fills at least twice."""

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from lora_factory.__main__ import main
 from lora_factory.contracts.evaluation import Advice
 from lora_factory.contracts.manifest import Kind, Manifest
 from lora_factory.contracts.settings import Settings
@@ -23,6 +25,7 @@ from lora_factory.errors import ModelError
 from lora_factory.models.profiles import ASSETS, PACKAGE
 from lora_factory.runner import run_stage
 from lora_factory.store.artifacts import open_store
+from lora_factory.store.catalog import Catalog
 from training_data import make_dataset, make_plan, plan_artifact
 
 pytestmark = pytest.mark.integration
@@ -119,6 +122,8 @@ def child(settings: Settings, spec: dict[str, str], work: Path) -> Iterator[subp
         "LORA_FACTORY_STORE": settings.store,
         "LORA_FACTORY_SCRATCH": str(settings.scratch),
         "LORA_FACTORY_THREADS": "1",
+        "LORA_FACTORY_CATALOG": settings.catalog.get_secret_value(),
+        "LORA_FACTORY_RUN_ID": settings.run_id,
     }
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
@@ -152,5 +157,49 @@ def test_sigterm_leaves_a_checkpoint_and_the_next_run_goes_on(
             assert time.monotonic() - asked < 4.0
         error = json.loads((tmp_path / "report.json").read_text())["error"]
         assert (error["type"], error["transient"]) == ("Interrupted", True)
-        assert list(settings.scratch.glob("work/train/*/scratch/checkpoint.safetensors"))
+        assert list(settings.scratch.glob("work/train/*/scratch/checkpoint-*.safetensors"))
     assert not list((tmp_path / "store").glob("lora/*/manifest.json"))
+
+
+def test_a_person_ends_a_training_in_order(
+    settings: Settings,
+    dataset: str,
+    tmp_path: Path,
+    catalog_dsn: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LORA_FACTORY_CATALOG", catalog_dsn)
+    run_id = "manual__2026-01-31T12:00:00+00:00"
+    told = settings.model_copy(update={"catalog": SecretStr(catalog_dsn), "run_id": run_id})
+    plan = commit(settings, plan_artifact(tmp_path / "p", make_plan(steps=10_000)), "plan")
+    assert main(["stop", run_id]) == 1  # nothing is under way
+    with child(told, {"dataset": dataset, "plan": plan}, tmp_path) as process:
+        wait_for(process, "training 1/")
+        while not Catalog(catalog_dsn).trainings():
+            time.sleep(0.1)
+        assert main(["stop", "another"]) == 1
+        assert main(["stop", run_id, "--by", "kim"]) == 0
+        assert process.wait(timeout=120) == 0
+    assert "asked to stop by kim" in capsys.readouterr().out
+    result = json.loads((tmp_path / "report.json").read_text())
+    found = manifest(settings, result["manifest_uri"])
+    report = TrainReport.model_validate(found.stats)
+    assert report.stopped_by == "request"
+    assert [action.what for action in report.actions] == ["request"]
+    assert 0 < report.steps < 10_000
+    assert "lora.safetensors" in {file.path for file in found.files}
+    assert Catalog(catalog_dsn).trainings() == []
+    assert Catalog(catalog_dsn).stop_asked(run_id)
+    assert not Catalog(catalog_dsn).stop_asked("another")
+
+
+def test_a_catalog_that_is_away_stops_no_training(
+    settings: Settings, dataset: str, tmp_path: Path, free_port: int
+) -> None:
+    away = SecretStr(f"postgresql://nobody@127.0.0.1:{free_port}/none")
+    told = settings.model_copy(update={"catalog": away, "run_id": "r"})
+    plan = commit(settings, plan_artifact(tmp_path / "p", make_plan(steps=3)), "plan")
+    with child(told, {"dataset": dataset, "plan": plan}, tmp_path) as process:
+        wait_for(process, "requests to stop can't be seen now")
+        assert process.wait(timeout=120) == 0
