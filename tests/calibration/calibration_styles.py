@@ -84,11 +84,6 @@ STYLES = (
         foreign=("mdi", "meteocons"),
     ),
     Style(
-        *("logos", "logos", "-icon", "nolbi", "brand signs", "witness"),
-        foreign=("meteocons", "fluent"),
-        plain=False,
-    ),
-    Style(
         *("ph-bold", "ph", "-bold", "gruvo", "thick lines", "witness"),
         foreign=("carbon", "fluent"),
     ),
