@@ -20,7 +20,7 @@ def objective(base: DiffusionBase, plan: TrainPlan) -> Module:
     """A module from a :class:`Batch` to the loss of each image; it owns the denoiser."""
     import torch
 
-    class Objective(torch.nn.Module):
+    class Objective(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.denoiser = base.denoiser

@@ -218,7 +218,8 @@ def _resampled(sums: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 
     images = sums.shape[1]
     drawn = np.random.default_rng(seed).integers(images, size=(RESAMPLES, images))
-    return np.maximum(sums[:, drawn].sum(axis=2), 1e-12)
+    found: NDArray[np.float64] = np.maximum(sums[:, drawn].sum(axis=2), 1e-12)
+    return found
 
 
 def _ratio(before: float, now: float) -> float:
