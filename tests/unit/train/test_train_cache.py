@@ -146,6 +146,7 @@ def test_a_run_under_way_keeps_what_it_uses_and_the_limit_holds(
     assert len(files(tmp_path)) < 5
 
 
+@pytest.mark.slow
 def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:
     """Its list is there, but the lock went with the process."""
     code = """
