@@ -365,7 +365,7 @@ SCRIPT_BROKEN = {
         "if number('fetched', host) >= limits.pages_per_host then",
         "if false then",
     ),
-    "delay": ("elseif next_time <= now then", "elseif true then"),
+    "delay": ("stamp(now + host_rules(host))", "stamp(now)"),
     "concurrency": ("local free = number('busy', host) < most", "local free = true"),
     "lost when its lease runs out": (
         "found + give_back(token, 'lease_expired', 0, limits.max_lost)",
