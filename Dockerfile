@@ -19,6 +19,14 @@ COPY requirements.txt /tmp/requirements.txt
 RUN pip install $TORCH_ARGS "$TORCH" \
     && pip install --no-deps -r /tmp/requirements.txt
 
+# The SDKs of targets cloud-run and azure, beside everything above: --build-arg CLOUD=1
+ARG CLOUD=0
+COPY requirements-cloud.txt /tmp/requirements-cloud.txt
+RUN if [ "$CLOUD" = 1 ]; then \
+        python -m venv --system-site-packages /opt/cloud \
+        && /opt/cloud/bin/pip install --no-deps -r /tmp/requirements-cloud.txt; \
+    fi
+
 # A named volume takes over the owner of the folder it is first mounted on
 RUN useradd --uid 50000 --create-home airflow \
     && mkdir -p /opt/airflow/logs /srv/lora-factory/store /srv/lora-factory/scratch \

@@ -20,6 +20,9 @@ from lora_factory.contracts.serving import Failure, GenerateRequest, GenerateRes
 from lora_factory.deploy.target import Release
 from lora_factory.store.buckets import open_bucket
 
+TRAINED = Path(__file__).parent / "calibration/adapters/carbon/good-0.safetensors"
+"""A LoRA of the embedded base."""
+
 
 @dataclass
 class Container:

@@ -6,6 +6,6 @@ the exit status; what a person asked to see goes to standard output, all else to
 """
 
 NAMES = (
-    *("adapters", "apikey", "catalog", "compare", "crawl-status", "deploy-plan"),
+    *("adapters", "apikey", "catalog", "compare", "crawl-status", "deploy-plan", "deploy-rollback"),
     *("export", "keys", "profile", "protect", "stop", "takedown", "topics", "verify"),
 )

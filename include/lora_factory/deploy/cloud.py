@@ -114,17 +114,31 @@ class CloudTarget:
     def rollback(self, release: Release, plan: Plan) -> None:
         """See :class:`lora_factory.deploy.target.Target`."""
         service, model = self._service(release), release.model
-        promoted = self._releases.promoted(model.name, self.name)
-        back = plan.live
-        if back == model.version:  # it was live already, and has gone bad
-            back = promoted.before(model.version)
-            if back not in self._cloud.revisions(service):
-                log.warning("%s: no earlier version than %s is there", service, model.version)
-                return
-        self._cloud.shift(service, {back: 100} if back else {})
-        if back:
-            self._releases.remember(model.name, self.name, promoted.until(back))
+        if plan.live == model.version:  # it was live already, and has gone bad
+            self.back(model.name)
+        elif plan.live:
+            promoted = self._releases.promoted(model.name, self.name)
+            self._cloud.shift(service, {plan.live: 100})
+            self._releases.remember(model.name, self.name, promoted.until(plan.live))
+        else:
+            self._cloud.shift(service, {})
         self._cloud.delete(service, model.version)
+
+    def back(self, adapter: str) -> str:
+        """Return to the version before the live one, which stays, without traffic.
+
+        Raises:
+            ReleaseError: nothing is live, or no earlier version is there.
+        """
+        service = self._cloud.service(adapter)
+        live, promoted = self._live(service), self._releases.promoted(adapter, self.name)
+        before = promoted.before(live) if live else None
+        if before is None or before not in self._cloud.revisions(service):
+            msg = f"{service} on {self.name} has no earlier version than {live or 'none'}"
+            raise ReleaseError(msg)
+        self._cloud.shift(service, {before: 100})
+        self._releases.remember(adapter, self.name, promoted.until(before))
+        return before
 
     def _service(self, release: Release) -> str:
         return self._cloud.service(release.model.name)

@@ -123,11 +123,11 @@ class Releases:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        from obstore.exceptions import BaseError
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         try:
             yield
-        except PermissionError as err:
+        except (PermissionError, PermissionDeniedError, UnauthenticatedError) as err:
             msg = f"bucket {self.url} refuses access: {_line(err)}; correct its rights"
             raise ConfigurationError(msg) from err
         except (BaseError, OSError) as err:

@@ -211,14 +211,14 @@ def fetch(uri: str, digest: str, folder: Path, store: ObjectStore) -> Fetched:
 
 
 def _get(store: ObjectStore, uri: str, path: str) -> bytes:
-    from obstore.exceptions import BaseError
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     try:
         return bytes(store.get(path).bytes())
     except FileNotFoundError as err:
         msg = f"release {uri} has no {path}; deploy it again"
         raise ArtifactError(msg) from err
-    except PermissionError as err:
+    except (PermissionError, PermissionDeniedError, UnauthenticatedError) as err:
         msg = f"release {uri} can't be read: access refused; give the service's role the right"
         raise ConfigurationError(msg) from err
     except (BaseError, OSError) as err:

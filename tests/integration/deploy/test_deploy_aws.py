@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import cloud_container
 from aws_cloud import BUCKET, IMAGE, REGION, REGISTRY, AwsCloud
+from lora_factory.commands import deploy_rollback
 from lora_factory.contracts.settings import Settings
 from lora_factory.deploy.clouds import cloud_target
 from lora_factory.deploy.stage import deploy
@@ -162,6 +164,25 @@ def test_wrong_keys_and_no_answer_are_told_apart(aws_cloud: AwsCloud, tmp_path: 
     gone = aws_cloud.access.model_copy(update={"endpoint": "http://127.0.0.1:9"})
     with pytest.raises(ServiceUnavailable, match="no answer"):
         deploy(release, cloud_target("aws-lambda", settings(aws_cloud, aws=gone)))
+
+
+def test_an_operator_can_go_back(
+    aws_cloud: AwsCloud, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = settings(aws_cloud)
+    target = cloud_target("aws-lambda", whole)
+    first, second = (cloud_container.release(tmp_path, "icons", seed) for seed in (1, 5))
+    args = argparse.Namespace(target="aws-lambda", name="icons")
+    with pytest.raises(ReleaseError, match="has no earlier version than none"):
+        deploy_rollback.run(args, whole)
+    deploy(first, target)
+    deploy(second, target)
+    assert deploy_rollback.run(args, whole) == 0
+    assert first.model.version in capsys.readouterr().out
+    assert target._cloud.traffic(SERVICE) == {first.model.version: 100}
+    with pytest.raises(ReleaseError, match="has no earlier version than " + first.model.version):
+        deploy_rollback.run(args, whole)
+    assert deploy(second, target).previous == first.model.version
 
 
 @pytest.mark.parametrize(

@@ -176,10 +176,11 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
 SLOW = pytest.mark.slow
 KILLED = [
     *itertools.product(["hub", "local"], ["the same", "another"]),
-    ("aws-lambda", "another"),
-    pytest.param("aws-lambda", "the same", marks=SLOW),
-    pytest.param("aws-sagemaker", "the same", marks=SLOW),
-    pytest.param("aws-sagemaker", "another", marks=SLOW),
+    *(
+        pytest.param(target, after, marks=SLOW)
+        for target in ("aws-lambda", "aws-sagemaker")
+        for after in ("the same", "another")
+    ),
 ]
 
 

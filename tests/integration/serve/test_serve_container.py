@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,11 +26,9 @@ WISH = {"prompt": "icnx, a red apple", "seed": 7, "steps": 2}
 
 
 @pytest.fixture(scope="module")
-def environment(
-    make_lora: Callable[[int, float], Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("released")
-    release = cloud_container.release(folder, "icons", 1, make_lora(1, 0.2))
+    release = cloud_container.release(folder, "icons", 1, cloud_container.TRAINED)
     return Releases((folder / "bucket").as_uri()).upload(release).environment()
 
 
@@ -51,6 +49,7 @@ def client(
     assert running.get("/readyz").status_code == 503
 
 
+@pytest.mark.slow
 def test_a_picture_by_any_of_the_services_paths(client: TestClient) -> None:
     base = client.post("/v1/generate", json=WISH).json()
     drawn = client.post("/invocations", json=WISH | {"adapter": "icons"}).json()
@@ -59,6 +58,7 @@ def test_a_picture_by_any_of_the_services_paths(client: TestClient) -> None:
     assert drawn["marks"] == ["c2pa"]
 
 
+@pytest.mark.slow
 def test_bad_bodies(client: TestClient) -> None:
     for body, status in (
         (b"{", 422),

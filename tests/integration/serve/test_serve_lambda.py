@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -32,13 +31,9 @@ def cloud() -> Iterator[AwsCloud]:
 
 
 @pytest.fixture(scope="module")
-def runtime(
-    cloud: AwsCloud,
-    make_lora: Callable[[int, float], Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[LambdaRuntime]:
+def runtime(cloud: AwsCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LambdaRuntime]:
     folder = tmp_path_factory.mktemp("lambda")
-    release = cloud_container.release(folder, "icons", 1, make_lora(1, 0.2))
+    release = cloud_container.release(folder, "icons", 1, cloud_container.TRAINED)
     revision = Releases(f"s3://{BUCKET}/factory", cloud.access).upload(release)
     environment = revision.environment() | {
         "AWS_ACCESS_KEY_ID": "test",
