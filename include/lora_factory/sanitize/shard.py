@@ -9,7 +9,9 @@ their parts made.
 
 from __future__ import annotations
 
+import ctypes
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -119,8 +121,20 @@ def made_parts(spec: SanitizeRequest, shards: int, models: Models, ctx: StageCon
             draft.mkdir()
             fill(draft, Share(number, shards), spec, models, ctx)
             draft.rename(part)
+            _trim()
         parts.append(part)
     return parts
+
+
+def _trim() -> None:
+    """Hand freed memory back to the system where it is glibc's.
+
+    Pictures and tensors of all sizes leave its heap in pieces: it grew by a tenth over 50 shards.
+    """
+    if sys.platform == "linux":
+        give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if give_back is not None:
+            give_back(0)
 
 
 def fill(
