@@ -102,6 +102,7 @@ class DatasetRecord(Contract):
     labels: Labels = Labels()
     licence: str
     source: str = Field(description="URL of the image")
+    page: str = Field("", description="URL of the page it was found on")
     sha256: str
 
 

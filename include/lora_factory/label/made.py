@@ -92,6 +92,7 @@ def dataset_records(
             ),
             licence=write.utf8(record.licence),
             source=write.utf8(record.url),
+            page=write.utf8(record.page_url),
             sha256=record.sha256,
         )
         for row, record in enumerate(items.records)

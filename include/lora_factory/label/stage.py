@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KIND: Kind = "dataset"
-VERSION = 5
+VERSION = 6
 SPEC = LabelSpec
 
 

@@ -203,6 +203,7 @@ def _previous(path: Path) -> Iterator[Source]:
                 sha256=record.sha256,
                 file_name=f"{split}/{record.file_name}",
                 url=record.source,
+                page_url=record.page,
                 caption=record.subject,
                 licence=record.licence,
                 licence_evidence="previous dataset",

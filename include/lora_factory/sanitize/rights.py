@@ -130,3 +130,4 @@ def _names(inputs: Mapping[str, LocalArtifact]) -> Iterator[str]:
             for past in read_jsonl(file, DatasetRecord) if file.is_file() else ():
                 yield past.sha256
                 yield past.source
+                yield past.page

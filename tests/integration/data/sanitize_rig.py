@@ -134,6 +134,7 @@ def previous_dataset(folder: Path, files: list[Path]) -> list[str]:
             subject=file.stem.replace("-", " "),
             licence="MIT",
             source=f"https://old.example.org/{file.name}",
+            page="https://old.example.org/",
             sha256=sha256,
         )
         with (folder / split / "metadata.jsonl").open("a") as lines:

@@ -151,6 +151,14 @@ def test_every_image_is_in_one_part_with_its_bytes(made: Made) -> None:
             assert hashlib.sha256(copied).hexdigest() == record.sha256
 
 
+def test_records_name_their_pages(made: Made) -> None:
+    originals = {
+        record.sha256: record.page_url
+        for record in read_jsonl(made.clean.path / "records.jsonl", CleanRecord)
+    }
+    assert {record.sha256: record.page for record in made.records()} == originals
+
+
 def test_no_near_duplicate_is_held_out(made: Made) -> None:
     originals = list(read_jsonl(made.clean.path / "records.jsonl", CleanRecord))
     twins = {originals[0].sha256, originals[-1].sha256}

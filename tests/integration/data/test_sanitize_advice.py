@@ -160,6 +160,7 @@ def test_a_previous_dataset_is_replayed(raw: Raw, sanitize: Sanitize, tmp_path: 
     first = cleaned.by_hash[replayed[0]]
     assert first.text == ICONS[0].stem
     assert first.url == f"https://old.example.org/{ICONS[0].name}"
+    assert first.page_url == "https://old.example.org/"  # the split still knows it
     assert (first.width, first.height) == (64, 64)
 
 
