@@ -220,6 +220,14 @@ IMAGES: dict[str, tuple[bytes | Speaker, set[str]]] = {
     "/long.png": (answer(picture(5), "image/png", length=10**9), {"too_large"}),
     "/zip.png": (packed(gzip.compress(bytes(60 * 1024**2)), "gzip", "image/png"), {"too_large"}),
     "/thin.png": (answer(png(1, 60_000), "image/png"), {"too_small", "corrupt"}),
+    "/slow.png": (slowly(answer(picture(8), "image/png")), {"timeout"}),
+    "/endless.png": (
+        for_ever(HEAD.replace(b"text/html", b"image/png") + b"\r\n", picture(9) * 20), LARGE),
+    "/silent.png": (lambda peer: time.sleep(30), {"timeout"}),
+    "/round.png": (moved("/round.png"), {"too_many_redirects"}),
+    "/headers.png": (for_ever(HEAD, b"X-Padding: 1\r\n" * 5000), LARGE | BROKEN),
+    "/nothttp.png": (picture(10), {"unreachable"}),
+    "/hungup.png": (b"", {"unreachable"}),
     "/empty.png": (answer(b"", "image/png"), {"not_an_image", "corrupt"}),
     "/..%2F..%2Fetc%2Fpasswd.png": (answer(picture(6), "image/png"), {""}),
 }  # fmt: skip
