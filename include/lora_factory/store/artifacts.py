@@ -25,7 +25,12 @@ from urllib.request import url2pathname
 from uuid import uuid4
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, ObjectStore, from_url
 from pydantic import ValidationError
 
@@ -50,6 +55,7 @@ PATIENCE: RetryConfig = {
         "base": 2,
     },
 }
+REFUSED = (PermissionError, PermissionDeniedError, UnauthenticatedError)
 ARTIFACT_PATH = re.compile(r"[a-z]+/[0-9a-z]+/manifest\.json")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,7 +68,7 @@ def store_errors(call: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return call(*args, **kwargs)
-        except PermissionError as err:
+        except REFUSED as err:
             msg = f"artifact store refused access: {_first_line(err)}; check its permissions"
             raise ConfigurationError(msg) from err
         except (BaseError, TimeoutError, ConnectionError) as err:

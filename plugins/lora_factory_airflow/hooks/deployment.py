@@ -52,10 +52,15 @@ AZURE_CONN_ID = "lora_factory_azure"
 class DeploymentHook(BaseHook):
     """What the deployment's connections say, as variables and as :class:`Settings`."""
 
-    def secrets(self) -> dict[str, str]:
-        """Variables from the connections that exist."""
+    def secrets(self, stage: str | None = None) -> dict[str, str]:
+        """Variables from the connections that exist; for a stage those that it needs.
+
+        A stage that reads what strangers wrote has no use for the keys of a cloud.
+        """
         found: dict[str, str] = {}
         for conn_id, convert in CONVERTERS.items():
+            if stage is not None and stage not in ONLY_FOR.get(conn_id, {stage}):
+                continue
             try:
                 found |= convert(self.get_connection(conn_id))
             except AirflowNotFoundException:
@@ -181,3 +186,13 @@ CONVERTERS = {
     GCP_CONN_ID: gcp_variables,
     AZURE_CONN_ID: azure_variables,
 }
+
+ONLY_FOR: dict[str, set[str]] = {
+    SERVE_CONN_ID: {"deploy"},
+    LLM_CONN_ID: {"label"},
+    HUB_CONN_ID: {"deploy"},
+    AWS_CONN_ID: {"deploy"},
+    GCP_CONN_ID: {"deploy"},
+    AZURE_CONN_ID: {"deploy"},
+}
+"""Connection → stages whose child gets it; catalog and store are everybody's."""

@@ -42,7 +42,7 @@ class StageOperator(BaseOperator):
         try:
             parsed = self.parse()
             spec = parsed.model_dump(mode="json")
-            variables = DeploymentHook().secrets()
+            variables = DeploymentHook().secrets(self.stage)
             if run_id := context.get("run_id"):
                 variables["LORA_FACTORY_RUN_ID"] = str(run_id)
             self.process = StageProcess(self.stage, spec, variables)

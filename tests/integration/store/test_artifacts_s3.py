@@ -10,7 +10,12 @@ from pathlib import Path
 import boto3
 import pytest
 
-from lora_factory.errors import ArtifactError, FactoryError, ServiceUnavailable
+from lora_factory.errors import (
+    ArtifactError,
+    ConfigurationError,
+    FactoryError,
+    ServiceUnavailable,
+)
 from lora_factory.store.artifacts import ArtifactStore
 from lora_factory.store.workarea import WorkArea
 from relay import Relay
@@ -84,6 +89,15 @@ def test_a_missing_bucket_is_a_factory_error(tmp_path: Path) -> None:
     with pytest.raises(FactoryError) as caught:
         ArtifactStore("s3://nowhere/x", tmp_path / "cache").check_writable()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_wrong_key_is_the_operators_to_correct(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    with pytest.raises(ConfigurationError, match="refused access"):
+        ArtifactStore("s3://factory/x", tmp_path / "cache").find("raw", "k")
 
 
 def test_a_commit_whose_answer_is_lost_keeps_its_files(

@@ -120,6 +120,8 @@ def test_clouds_have_keys_of_their_own(monkeypatch):
         "AZURE_CLIENT_SECRET": "pw",
         "AZURE_TENANT_ID": "t",
     }
+    assert DeploymentHook().secrets("deploy") == found
+    assert DeploymentHook().secrets("crawl") == {}, "what reads strangers' bytes gets no keys"
     access = Settings.from_environment(found).aws
     assert access is not None
     assert (access.key, access.secret.get_secret_value()) == ("AKIA", "a/b+c=")
