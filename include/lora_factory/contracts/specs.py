@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue, StringConstraints, field_validator
 from lora_factory.contracts.base import StageSpec
 from lora_factory.contracts.expansion import ExpansionSpec
 from lora_factory.contracts.optimise import Step
+from lora_factory.contracts.options import TrainOptions
 from lora_factory.contracts.records import Domain
 
 Topic = Annotated[
