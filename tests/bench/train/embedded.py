@@ -261,7 +261,7 @@ def measure(loops: dict[str, Any], filled: float) -> dict[str, dict[str, object]
     against = (
         f"plain loop {1000 * plain[0] / STEPS:.1f} ms a step (VAE {parts['vae']:.1f}, text "
         f"{parts['text']:.1f}, UNet {parts['unet']:.1f}), ours {1000 * ours[0] / STEPS:.1f}; "
-        f"quartiles of pairs {spread[0]:.2f} to {spread[2]:.2f}; cache filled before in {filled:.1f} s"
+        f"quartiles of pairs {spread[0]:.2f} to {spread[2]:.2f}; cache built in {filled:.1f} s"
     )
     work = sum(ours[1][name] for name in ("forward", "backward", "optimizer"))
     shares = ", ".join(f"{name} {1000 * s / STEPS:.1f} ms" for name, s in sorted(ours[1].items()))
