@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.Image import Resampling
 from sklearn.datasets import load_sample_image
 
-from lora_factory.deploy.local import MARKED_DIFFERENCE
+from lora_factory.deploy.pictures import MARKED_DIFFERENCE
 from lora_factory.guard.provenance.watermark import MIN_SIDE, PRESENT, PUBLIC_KEY, Watermark
 
 IDENT = "3fa2c1"
