@@ -41,8 +41,8 @@ def pages_done(file: Path) -> int:
 def main() -> None:
     site = SlowSite(PAGES, hosts=2, seconds=0.0, distinct=500)
     spec = CrawlSpec(
-        topics=(TOPIC,), seeds=(site.url(0),), max_depth=10**6, max_pages=PAGES, max_images=10 * PAGES,
-        as_of=date(2026, 11, 24), min_entropy=3.0,
+        topics=(TOPIC,), seeds=(site.url(0),), max_depth=10**6, max_pages=PAGES,
+        max_images=10 * PAGES, as_of=date(2026, 11, 24), min_entropy=3.0,
     )  # fmt: skip
     samples: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory() as folder:
