@@ -85,7 +85,7 @@ def artifact(folder: Path, kind: Kind) -> LocalArtifact:
 
 
 def make_plan(**changes: object) -> TrainPlan:
-    """A short training on the embedded base."""
+    """A short training on the embedded base; without pictures on the way, which take time."""
     entry = load_profile("embedded", Settings()).base(None, "art")
     values: dict[str, object] = {
         "base": entry.name,
@@ -100,6 +100,7 @@ def make_plan(**changes: object) -> TrainPlan:
         "steps": 8,
         "warmup_steps": 2,
         "resolution": 64,
+        "options": {"samples": 0},
         "measurements": Measurements(
             size=8,
             semantic_diversity=0.5,

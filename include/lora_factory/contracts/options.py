@@ -1,4 +1,4 @@
-"""How a LoRA is trained beyond the article's plan: every option, off unless it is asked for."""
+"""How a LoRA is trained beyond the article's plan: what changes weights is off unless asked for."""
 
 from __future__ import annotations
 
@@ -51,6 +51,15 @@ class TrainOptions(Contract):
     )
     max_gpu_minutes: float | None = Field(
         None, gt=0, description="Training that takes longer ends in order, with its best weights"
+    )
+
+    samples: int = Field(
+        3, ge=0, le=8, description="Pictures drawn at each of up to six looks on the way; 0: none"
+    )
+    adaptive_rank: bool = Field(
+        default=False,
+        description="Trained at the plan's rank, then each layer cut to what the probe needs "
+        "(article, 6.1)",
     )
 
     @model_validator(mode="after")

@@ -65,6 +65,17 @@ class CacheUse(Contract):
     unwritten: int = Field(0, ge=0, description="Disk or cache full; held in memory only")
 
 
+class Truncation(Contract):
+    """A LoRA cut to the ranks that the fixed validation probe needs; losses of that probe."""
+
+    energy: float = Field(gt=0, le=1, description="Share of each layer's change that was kept")
+    ranks: dict[str, int] = Field(description="By layer")
+    bytes_before: int = Field(ge=0)
+    bytes_after: int = Field(ge=0)
+    probe_before: float
+    probe_after: float
+
+
 class TuneReport(StageReport):
     """Stats of a plan artifact."""
 
@@ -98,4 +109,8 @@ class TrainReport(StageReport):
     stopped_by: StoppedBy = "steps"
     actions: tuple[TrainingAction, ...] = Field((), description="What it did on its own")
     checkpoints: tuple[str, ...] = ()
+    samples: tuple[str, ...] = Field(
+        (), description="Pictures drawn on the way, ``samples/step-000080-0.png``, oldest first"
+    )
+    truncation: Truncation | None = Field(None, description="With adaptive ranks: what was cut")
     advice: Advice = Field(Advice(), description="That this LoRA's data and plan followed")

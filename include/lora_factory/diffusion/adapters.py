@@ -107,16 +107,17 @@ class AdapterHost:
         import torch
 
         layers = self._layers(name)
-        fits = {layer: down.shape for layer, down, _ in layers} == {
-            layer: pair.down.shape for layer, pair in source.layers.items()
-        }
-        if not fits:
+        ranks = {layer: down.shape[0] for layer, down, _ in layers}
+        lower = {layer: pair.down.shape[0] for layer, pair in source.layers.items()}
+        if ranks.keys() != lower.keys() or any(lower[each] > ranks[each] for each in ranks):
             msg = f"adapter {name!r} has other layers or ranks than the LoRA to go on from"
             raise ModelError(msg)
         with torch.no_grad():
             for layer, down, up in layers:
-                down.copy_(source.layers[layer].down)
-                up.copy_(source.layers[layer].up / self._scale(name))
+                # Where the source has fewer ranks, the others begin as a fresh LoRA's do.
+                down[: lower[layer]] = source.layers[layer].down
+                up.zero_()
+                up[:, : lower[layer]] = source.layers[layer].up / self._scale(name)
 
     def load_adapter(self, name: str, file: Path) -> None:
         """See :class:`lora_factory.diffusion.base.DiffusionBase`."""

@@ -140,7 +140,7 @@ class DiffusionBase(Protocol):
         """Set an added adapter's weights, so that it acts as ``source`` does at strength 1.
 
         Raises:
-            ModelError: ``source`` has other layers or ranks.
+            ModelError: ``source`` has other layers or higher ranks.
         """
 
     def load_adapter(self, name: str, file: Path) -> None:

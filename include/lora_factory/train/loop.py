@@ -28,6 +28,7 @@ from lora_factory.train.monitor import ProbePoint, TrainingMonitor
 from lora_factory.train.probes import Probes
 from lora_factory.train.reactions import Reactions
 from lora_factory.train.requests import StopRequests
+from lora_factory.train.samples import Samples
 from lora_factory.train.sampling import Batch, Sampler, seed_step, split_batch
 from lora_factory.train.schedule import lr_factor
 from lora_factory.train.snapshots import FOLDER, Snapshots
@@ -84,6 +85,8 @@ class LoRATrainer:
         adapter: Adapter,
         ctx: StageContext,
         team: Team | None = None,
+        *,
+        samples: Samples | None = None,
     ) -> None:
         self._plan, self._ctx, self._data = plan, ctx, data
         self._team = team or Team(base.device)
@@ -96,6 +99,7 @@ class LoRATrainer:
         self.monitor = TrainingMonitor(file, self._probes.images, write=self._team.main)
         self._reactions = Reactions(plan, self._state, self.monitor)
         size = sum(w.numel() * w.element_size() for w in self._state.parameters)
+        self._samples = samples
         self.snapshots = Snapshots(ctx.scratch / FOLDER, plan.steps, size, adapter.save)
 
     def train(self) -> Outcome:
@@ -145,6 +149,9 @@ class LoRATrainer:
             if self._team.main and before < step <= state.step:
                 with state.averaged():
                     self.snapshots.write(step)
+        if self._samples is not None and self._samples.due(before, state.step):
+            with state.averaged():
+                self._samples.draw(state.step, state.seconds)
         return stopped_by
 
     # -- one step
@@ -260,6 +267,12 @@ class LoRATrainer:
             )
             raise TrainingError(msg)
 
+    def validation_loss(self) -> float:
+        """Of the fixed probe, with whichever adapter is active."""
+        return self._within_memory(
+            lambda: self._probes.validation(PROBE_SCALE * self._state.course.micro_batch)
+        )
+
     def _note(self, first: int, started: float) -> str:
         images = self._plan.batch_size * self._plan.gradient_accumulation
         seconds = max(time.monotonic() - started, 1e-9)
@@ -298,6 +311,8 @@ class LoRATrainer:
         if self._team.main:
             rows = self.monitor.resume(step if found else -1)
             self.snapshots.resume(step)
+            if self._samples is not None:
+                self._samples.resume(step)
         rows = self._team.same(rows)
         if not self._team.main:
             self.monitor.follow(rows)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_factory.contracts.options import TrainingAction
+from lora_factory.train.events import FOLDER, Events
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,7 @@ class TrainingMonitor:
         write: bool = True,
     ) -> None:
         self._file, self._images, self._write = file, images, write
+        self.events: Events | None = None
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.probes: list[ProbePoint] = []
@@ -80,6 +82,7 @@ class TrainingMonitor:
             kept.append(line)
         self._file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self.follow(kept)
+        self.events = Events(self._file.with_name(FOLDER), kept)
         return kept
 
     def follow(self, rows: Sequence[str]) -> None:
@@ -97,6 +100,8 @@ class TrainingMonitor:
         if self._write:
             with self._file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(row) + "\n")
+            if self.events is not None:
+                self.events.add(row)
 
     def log_probe(self, point: ProbePoint) -> None:
         """Append a probe."""

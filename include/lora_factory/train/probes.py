@@ -61,6 +61,13 @@ class Probes:
             length,
         )
 
+    def validation(self, size: int) -> float:
+        """The validation loss alone."""
+        import torch
+
+        with torch.no_grad():
+            return _mean(self._seen(self._validation, size))
+
     def _seen(self, batches: Sequence[Batch], size: int) -> list[Tensor]:
         return [self._losses(part) for batch in batches for part in split_batch(batch, size)]
 

@@ -1,7 +1,8 @@
 """dataset + plan [+ parent] → lora.
 
 Writes ``lora.safetensors`` (loads in plain diffusers), up to three earlier snapshots of the
-same format (``checkpoints/step-000080.safetensors``), ``training.jsonl``, ``loss.png``.
+same format (``checkpoints/step-000080.safetensors``), ``training.jsonl``, ``loss.png``,
+``tensorboard/``, and pictures drawn on the way (``samples/step-000080-0.png``).
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from lora_factory.diffusion.families import load_base
 from lora_factory.errors import ArtifactError, ModelError, SpecError
 from lora_factory.models.loaders import limit_threads
 from lora_factory.models.profiles import BaseEntry, load_profile
+from lora_factory.train.adaptive import adapt_rank
 from lora_factory.train.cache import EncodingCache, open_cache
 from lora_factory.train.data import load_split
 from lora_factory.train.launch import followers
 from lora_factory.train.loop import Data, LoRATrainer
 from lora_factory.train.plot import plot_losses
 from lora_factory.train.reload import check_reload
+from lora_factory.train.samples import Samples, sample_prompts
 from lora_factory.train.sampling import probe_batches
 from lora_factory.train.state import Adapter
 from lora_factory.train.team import use_own_device
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KIND: Kind = "lora"
-VERSION = 3
+VERSION = 4
 SPEC = TrainSpec
 ADAPTER = "trained"
 
@@ -131,25 +134,34 @@ def _train(
     def save(file: Path, step: int) -> None:
         base.save_adapter(ADAPTER, file, {**header, "ss_steps": str(step)})
 
+    prompts = sample_prompts(ctx, plan.options.samples)
+    samples = Samples(plan, base, prompts, ctx)
     with followers(spec, ctx):
-        trainer = LoRATrainer(plan, base, data, Adapter(ADAPTER, parameters, save), ctx)
+        adapter = Adapter(ADAPTER, parameters, save)
+        trainer = LoRATrainer(plan, base, data, adapter, ctx, samples=samples)
         outcome = trainer.train()
-    save(ctx.out / "lora.safetensors", outcome.best_step)
-    check_reload(base, ADAPTER, ctx.out / "lora.safetensors", probe_batches(train, base)[0])
+    file = ctx.out / "lora.safetensors"
+    save(file, outcome.best_step)
+    check_reload(base, ADAPTER, file, probe_batches(train, base)[0])
+    cut = None
+    if plan.options.adaptive_rank:
+        cut = adapt_rank(base, ADAPTER, file, outcome.before, trainer.validation_loss)
     checkpoints = trainer.snapshots.publish(ctx.out, outcome.steps, outcome.best_step)
     shutil.copyfile(ctx.scratch / "training.jsonl", ctx.out / "training.jsonl")
+    if trainer.monitor.events is not None:
+        trainer.monitor.events.publish(ctx.out)
     plot_losses(trainer.monitor, outcome.best_step, ctx.out / "loss.png")
     return TrainReport(
         counts=Counts(seen=len(train), kept=len(train)),
         base=plan.base,
         trigger=info.trigger,
-        rank=int(parameters[0].shape[0]),
+        rank=max(cut.ranks.values()) if cut else int(parameters[0].shape[0]),
         steps=outcome.steps,
         best_step=outcome.best_step,
         resumed_from=outcome.resumed_from,
         train_loss=trainer.monitor.recent_loss(),
         validation_loss_before=outcome.before,
-        validation_loss=outcome.best,
+        validation_loss=cut.probe_after if cut else outcome.best,
         images_per_second=outcome.images_per_second,
         peak_memory_mb=peak_memory_mb(base.device),
         buckets=train.shapes,
@@ -158,6 +170,8 @@ def _train(
         stopped_by=outcome.stopped_by,
         actions=tuple(trainer.monitor.actions),
         checkpoints=checkpoints,
+        samples=samples.publish(ctx.out, outcome.steps),
+        truncation=cut,
         advice=plan.advice,
     )
 

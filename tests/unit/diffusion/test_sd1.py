@@ -202,7 +202,11 @@ def test_copying_restores_a_parent(base: DiffusionBase, tmp_path: Path) -> None:
     base.add_adapter("b", parent.rank, 8.0, tuple(parent.layers))
     base.copy_into_adapter("b", parent)
     assert np.abs(draw(base) - full).max() <= 1.5 / 255
-    base.add_adapter("c", parent.rank + 1, 8.0, tuple(parent.layers))
+    base.drop_adapter("b")
+    base.add_adapter("b", parent.rank + 1, 8.0, tuple(parent.layers))
+    base.copy_into_adapter("b", parent)  # the further rank begins at nothing
+    assert np.abs(draw(base) - full).max() <= 1.5 / 255
+    base.add_adapter("c", parent.rank - 1, 8.0, tuple(parent.layers))
     with pytest.raises(ModelError, match="other layers or ranks"):
         base.copy_into_adapter("c", parent)
 

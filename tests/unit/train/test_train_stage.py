@@ -69,13 +69,16 @@ class StopsAfter(threading.Event):
 
 
 def test_a_training_writes_what_it_promises(tmp_path: Path, dataset: LocalArtifact) -> None:
-    ctx = prepare(tmp_path / "a", dataset, make_plan(steps=20, learning_rate=1e-2))
+    plan = make_plan(steps=20, learning_rate=1e-2, options={})
+    ctx = prepare(tmp_path / "a", dataset, plan)
     report = stage.run(SPEC, ctx)
     assert {file.name for file in ctx.out.iterdir()} == {
         "lora.safetensors",
         "training.jsonl",
         "loss.png",
         "checkpoints",
+        "samples",
+        "tensorboard",
     }
     rows = read_rows(ctx.out / "training.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 21))
