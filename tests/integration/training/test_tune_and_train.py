@@ -63,7 +63,10 @@ def test_a_dataset_becomes_a_plan_and_a_lora(settings: Settings, dataset: str) -
     assert {file.path for file in found.files} == {
         *("lora.safetensors", "training.jsonl", "loss.png"),
         *report.checkpoints,
+        *report.samples,
+        *("samples/prompts.json", "tensorboard/events.out.tfevents.0.training"),
     }
+    assert report.samples
     again = run_stage("train", {"dataset": dataset, "plan": tuned.manifest_uri}, settings)
     assert again.reused
 
