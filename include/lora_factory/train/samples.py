@@ -17,7 +17,7 @@ from lora_factory.contracts.records import DatasetRecord, read_jsonl
 from lora_factory.diffusion.base import GenerationRequest
 from lora_factory.diffusion.objective import autocast
 from lora_factory.errors import Interrupted
-from lora_factory.train.memory import free_memory, out_of_memory
+from lora_factory.train.memory import out_of_memory
 
 if TYPE_CHECKING:
     from lora_factory.contracts.stage import StageContext
@@ -91,8 +91,7 @@ class Samples:
             log.warning("no memory for sample pictures beside the training; going on without them")
             self._due = []
             images = []
-        self._base.release_encoders()
-        free_memory()
+        self._base.release_encoders()  # and whatever else can be given back
         for number, image in enumerate(images):
             file = self._folder / f"step-{step:06d}-{number}.png"
             part = file.with_name(f".{file.name}.part")
