@@ -140,6 +140,14 @@ def site() -> Iterator[GatedSite]:
 
 
 @pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A server of this module's own: its crawls are told of all together."""
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
 def shared(
     tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyServer, site: GatedSite
 ) -> Shared:

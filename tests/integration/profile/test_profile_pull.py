@@ -288,6 +288,7 @@ def test_the_token_goes_to_the_hub_alone_and_into_no_log(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
     site.hub.repos["org/clip"].gated = True
+    caplog.set_level(logging.WARNING, logger="httpx2")  # as the command line has it
     caplog.set_level(logging.DEBUG, logger="lora_factory")
     assert site.pull() == {}
     assert {s.authorization for s in site.hub.seen if s.server == "hub"} == {"Bearer hf_verysecret"}
