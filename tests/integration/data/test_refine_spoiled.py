@@ -30,7 +30,7 @@ from lora_factory.runner import run_stage
 from lora_factory.store.artifacts import open_store
 
 log = logging.getLogger(__name__)
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
 ICONS = Path(lora_factory.demo.__file__).parent / "gallery" / "icons"
 Drawing = tuple[str, Image.Image]
 """Caption and picture."""

@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(prefix: str) -> list[str]:
-    pages = boto3.client("s3").get_paginator("list_objects_v2")
+    pages = boto3.Session().client("s3").get_paginator("list_objects_v2")
     found = pages.paginate(Bucket="factory", Prefix=prefix)
     return [entry["Key"] for page in found for entry in page.get("Contents", ())]
 
@@ -76,7 +76,7 @@ def test_contract_on_s3(folder: Path, tmp_path: Path) -> None:
     assert store.commit(folder, draft(attempt="a2")) == reference, "the first commit wins"
     assert not [name for name in names("some/prefix") if "/a2/" in name]
 
-    boto3.client("s3").put_object(
+    boto3.Session().client("s3").put_object(
         Bucket="factory", Key="some/prefix/raw/k1/a1/images/a.bin", Body=b"damaged"
     )
     fresh = ArtifactStore("s3://factory/some/prefix", tmp_path / "cache2")
