@@ -197,6 +197,7 @@ def test_a_person_ends_a_training_in_order(
     assert not Catalog(catalog_dsn).stop_asked("another")
 
 
+@pytest.mark.slow
 def test_a_catalog_that_is_away_stops_no_training(
     settings: Settings, dataset: str, tmp_path: Path, free_port: int
 ) -> None:

@@ -47,6 +47,7 @@ def test_checkpointed_gradients_are_the_same(losses: Callable[..., list[float]])
     assert losses(gradient_checkpointing=True) == pytest.approx(losses(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_dropout_follows_from_the_seed(losses: Callable[..., list[float]]) -> None:
     dropped = losses(dropout=0.5)
     torch.rand(7)  # whatever else draws
