@@ -20,8 +20,6 @@ import obstore
 from obstore.exceptions import (
     BaseError,
     NotFoundError,
-    PermissionDeniedError,
-    UnauthenticatedError,
 )
 
 from lora_factory.contracts.specs import CrawlSpec
@@ -31,7 +29,7 @@ from lora_factory.crawl.images import Dropped
 from lora_factory.crawl.own import Shelf, crawl_shelf
 from lora_factory.crawl.report import CrawlReport
 from lora_factory.errors import ConfigurationError, ServiceUnavailable, SpecError
-from lora_factory.store.artifacts import open_objects
+from lora_factory.store.artifacts import REFUSED, open_objects
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -42,7 +40,6 @@ LISTED = 1000
 """Objects of one answer to a listing."""
 GONE = (FileNotFoundError, NotFoundError)
 STATUS = re.compile(r"status code: (\d{3})")
-REFUSED = (PermissionError, PermissionDeniedError, UnauthenticatedError)
 
 
 def crawl_bucket(spec: CrawlSpec, ctx: StageContext) -> CrawlReport:

@@ -21,6 +21,7 @@ from lora_factory.contracts.registry import Version
 from lora_factory.deploy.revisions import Revision
 from lora_factory.deploy.target import Release
 from lora_factory.errors import ConfigurationError, ReleaseError, ServiceUnavailable
+from lora_factory.store.artifacts import REFUSED
 from lora_factory.store.buckets import open_bucket
 
 PUBLISHED = ("README.md", "lora.kohya.safetensors", "ethics.json", "evaluation.json", "samples/*")
@@ -123,11 +124,11 @@ class Releases:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+        from obstore.exceptions import BaseError
 
         try:
             yield
-        except (PermissionError, PermissionDeniedError, UnauthenticatedError) as err:
+        except REFUSED as err:
             msg = f"bucket {self.url} refuses access: {_line(err)}; correct its rights"
             raise ConfigurationError(msg) from err
         except (BaseError, OSError) as err:

@@ -36,6 +36,7 @@ from lora_factory.models.loaders import limit_threads
 from lora_factory.models.profiles import load_profile
 from lora_factory.serve.engine import AdapterFile, Drawn, Engine, Settings
 from lora_factory.serve.guards import load_guards
+from lora_factory.store.artifacts import REFUSED
 from lora_factory.store.buckets import open_bucket
 
 if TYPE_CHECKING:
@@ -211,14 +212,14 @@ def fetch(uri: str, digest: str, folder: Path, store: ObjectStore) -> Fetched:
 
 
 def _get(store: ObjectStore, uri: str, path: str) -> bytes:
-    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+    from obstore.exceptions import BaseError
 
     try:
         return bytes(store.get(path).bytes())
     except FileNotFoundError as err:
         msg = f"release {uri} has no {path}; deploy it again"
         raise ArtifactError(msg) from err
-    except (PermissionError, PermissionDeniedError, UnauthenticatedError) as err:
+    except REFUSED as err:
         msg = f"release {uri} can't be read: access refused; give the service's role the right"
         raise ConfigurationError(msg) from err
     except (BaseError, OSError) as err:

@@ -56,6 +56,7 @@ PATIENCE: RetryConfig = {
     },
 }
 REFUSED = (PermissionError, PermissionDeniedError, UnauthenticatedError)
+"""What a store raises whose keys or rights are wrong; obstore's own are no PermissionError."""
 ARTIFACT_PATH = re.compile(r"[a-z]+/[0-9a-z]+/manifest\.json")
 P = ParamSpec("P")
 R = TypeVar("R")
