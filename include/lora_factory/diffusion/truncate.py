@@ -30,6 +30,12 @@ def truncate(layers: Mapping[str, Pair], energy: float) -> dict[str, Pair]:
     return {name: _truncated(pair, energy) for name, pair in layers.items()}
 
 
+def rank_header(metadata: Mapping[str, str], layers: Mapping[str, Pair]) -> dict[str, str]:
+    """A file's header with the largest rank of ``layers`` as kohya's tools read it."""
+    rank = str(max(int(pair.down.shape[0]) for pair in layers.values()))
+    return {**metadata, "ss_network_dim": rank, "ss_network_alpha": rank}
+
+
 def _truncated(pair: Pair, energy: float) -> Pair:
     down, up = pair.down.float().flatten(1), pair.up.float().flatten(1)
     left, singular, right = _svd(up, down)

@@ -13,7 +13,7 @@ from lora_factory.contracts.optimise import BuildInfo, Form, Step
 from lora_factory.diffusion.builds import by_position
 from lora_factory.diffusion.engines import graph, tensorrt
 from lora_factory.diffusion.lora_file import write_lora
-from lora_factory.diffusion.truncate import truncate
+from lora_factory.diffusion.truncate import rank_header, truncate
 
 if TYPE_CHECKING:
     from lora_factory.contracts.specs import OptimiseSpec
@@ -65,9 +65,7 @@ def truncated(job: Job) -> Made:
     """The LoRA at the ranks that hold the spec's energy."""
     found = job.base.read_adapter(job.file)
     layers = truncate(found.layers, job.spec.energy)
-    rank = str(max(pair.down.shape[0] for pair in layers.values()))
-    header = {**found.metadata, "ss_network_dim": rank, "ss_network_alpha": rank}
-    write_lora(job.ctx.out / LORA, layers, header)
+    write_lora(job.ctx.out / LORA, layers, rank_header(found.metadata, layers))
     return Made("lora", LORA, libraries=("torch", "safetensors"))
 
 

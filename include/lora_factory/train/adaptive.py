@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lora_factory.contracts.training import Truncation
 from lora_factory.diffusion.lora_file import write_lora
-from lora_factory.diffusion.truncate import truncate
+from lora_factory.diffusion.truncate import rank_header, truncate
 
 if TYPE_CHECKING:
     from lora_factory.diffusion.base import DiffusionBase
@@ -65,9 +65,7 @@ def adapt_rank(
     layers = truncate(whole.layers, kept)
     if kept < 1.0:
         ranks = {name: int(pair.down.shape[0]) for name, pair in layers.items()}
-        most = str(max(ranks.values()))
-        header = {**whole.metadata, "ss_network_dim": most, "ss_network_alpha": most}
-        write_lora(file, layers, header)
+        write_lora(file, layers, rank_header(whole.metadata, layers))
     else:
         ranks = {name: int(pair.down.shape[0]) for name, pair in whole.layers.items()}
     log.info(
